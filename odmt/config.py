@@ -1,0 +1,327 @@
+"""The dataclass tree: the only place with defaults, types and help of everything a run can be told.
+
+The defaults are the paper's ODMT. A YAML file holds only what differs from them; files and `key=value` pairs are applied from
+left to right, so that `configs/arts.yaml configs/models/sasrec.yaml train.lr=1e-3` is SASRec on Arts with another step size.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from odmt.errors import InputError
+
+Source = Literal["id", "text", "image"]
+
+
+def _require(condition: bool, key: str, problem: str):
+    if not condition:
+        raise InputError(f"config key {key}: {problem}")
+
+
+@dataclass
+class DataConfig:
+    """What is read.
+
+    Attributes:
+        dataset: name of the dataset's folder.
+        root: folder that holds the datasets.
+        max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
+        min_seq_len: users with fewer interactions are dropped.
+        popularity_power: exponent of the training counts in pop(i) of Eq. 6.
+        placement: where the frozen features live: `device` (float16 on the GPU, or in RAM on a CPU), `pinned` (page-locked
+            RAM, gathered one step ahead), `disk` (read from LMDB by threads one step ahead), `auto` (the first that fits).
+        device_budget_gb: features up to this size (GB) are put on the device by `auto`.
+        pinned_budget_gb: features up to this size (GB, of every process) are put into pinned RAM by `auto`.
+    """
+
+    dataset: str = "demo"
+    root: str = "data"
+    max_seq_len: int = 12
+    min_seq_len: int = 5
+    popularity_power: float = 1.0
+    placement: Literal["auto", "device", "pinned", "disk"] = "auto"
+    device_budget_gb: float = 12.0
+    pinned_budget_gb: float = 32.0
+
+    def __post_init__(self):
+        _require(self.max_seq_len >= 2, "data.max_seq_len", f"{self.max_seq_len} is too short, take 2 or more")
+        _require(self.min_seq_len >= 3, "data.min_seq_len", "3 at least: two targets are held out and one item must remain")
+
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder."""
+        return Path(self.root) / self.dataset
+
+
+@dataclass
+class ModelConfig:
+    """How items and users become vectors.
+
+    Attributes:
+        dim: D, the width of item vectors and states.
+        sources: what an item is described by.
+        item_encoder: `imt` (the ID-aware Multi-modal Transformer), `transformer` (one Transformer per modality), `dnn` (two
+            layers on the CLS feature), `moe` (UniSRec's parametric-whitening adaptor on the CLS feature).
+        num_layers: Transformer layers of the item encoder, and its number of heads (`imt`, `transformer`).
+        id_encoder: `projected` (a table as wide as the features, projected to D, then a head) or `embedding` (a table of width D).
+        id_init: what the projected ID table starts from; `concat` is the image and the text feature side by side. Default: mean.
+        id_visible_to_modalities: let text and image tokens attend to the ID token (Table 3, w/o ID mask). Default: false.
+        fusion: `separate` (a backbone and a loss per source, ODMT), `late` (a loss on the mean of the scores), `early` (one
+            backbone on the mean of the item vectors), `sum` (on their sum, UniSRec), `fdsa` (an ID and a feature stack).
+        backbone: the sequence backbone.
+        backbone_layers: Transformer layers of SASRec.
+        backbone_heads: heads of SASRec.
+        dropout: the pipeline's dropout.
+    """
+
+    dim: int = 768
+    sources: list[Source] = field(default_factory=lambda: ["id", "text", "image"])
+    item_encoder: Literal["imt", "transformer", "dnn", "moe"] = "imt"
+    num_layers: int = 2
+    id_encoder: Literal["projected", "embedding"] = "projected"
+    id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
+    id_visible_to_modalities: bool | None = None
+    fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
+    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"
+    backbone_layers: int = 2
+    backbone_heads: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        _require(bool(self.sources), "model.sources", "name at least one of id, text, image")
+        _require(len(set(self.sources)) == len(self.sources), "model.sources", f"{self.sources} names a source twice")
+        has_id, modalities = "id" in self.sources, [source for source in self.sources if source != "id"]
+        imt = self.item_encoder == "imt"
+        for key in ("dim", "num_layers", "backbone_layers", "backbone_heads"):
+            _require(getattr(self, key) >= 1, f"model.{key}", "must be 1 or more")
+        _require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
+        if self.backbone == "sasrec":
+            _require(self.dim % self.backbone_heads == 0, "model.dim", f"{self.dim} is no multiple of backbone_heads")
+        if modalities and self.item_encoder in ("imt", "transformer"):
+            _require(self.dim % self.num_layers == 0, "model.dim", f"{self.dim} is no multiple of num_layers, the heads")
+        if imt:
+            _require(
+                bool(modalities),
+                "model.item_encoder",
+                "imt needs text or image in model.sources; take `dnn` for IDs alone",
+            )
+            _require(
+                not has_id or self.id_encoder == "projected",
+                "model.id_encoder",
+                "the IMT needs the ID as a token: projected",
+            )
+        _require(
+            self.id_visible_to_modalities is None or (imt and has_id),
+            "model.id_visible_to_modalities",
+            "the ID mask exists only in the IMT with an ID source; set item_encoder=imt with id in sources, or leave it out",
+        )
+        projected = has_id and self.id_encoder == "projected"
+        _require(self.id_init is None or projected, "model.id_init", "needs id in model.sources and id_encoder=projected")
+        for init, needed in {"text": {"text"}, "image": {"image"}, "concat": {"text", "image"}}.items():
+            _require(
+                self.id_init != init or needed <= set(modalities),
+                "model.id_init",
+                f"{init} needs {sorted(needed)} in model.sources",
+            )
+        if self.fusion == "fdsa":
+            _require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of the item encoder: as many as layers (official code, Figure 7)."""
+        return self.num_layers
+
+
+@dataclass
+class DistillationConfig:
+    """Online distillation between the sources (Eq. 7-10); in force with `model.fusion=separate`.
+
+    Attributes:
+        temperature: T.
+        ramp_up_epochs: alpha, the epochs over which the weight w rises to 1.
+        constant_weight: w in every epoch instead of the ramp-up; 0 trains the sources side by side without distillation.
+        divergence: D(teacher -> student): `cross_entropy` with soft targets (official code) or `kl` (the paper's equation).
+        detach_teacher: stop the gradient at the teacher; the official code lets it through.
+    """
+
+    temperature: float = 0.3
+    ramp_up_epochs: int = 20
+    constant_weight: float | None = None
+    divergence: Literal["cross_entropy", "kl"] = "cross_entropy"
+    detach_teacher: bool = False
+
+    def __post_init__(self):
+        _require(self.temperature > 0, "distillation.temperature", f"{self.temperature} is not positive")
+        _require(
+            self.ramp_up_epochs >= 1,
+            "distillation.ramp_up_epochs",
+            "1 at least; for a fixed weight set constant_weight",
+        )
+        _require(
+            self.constant_weight is None or self.constant_weight >= 0,
+            "distillation.constant_weight",
+            "must not be negative",
+        )
+
+
+@dataclass
+class TrainConfig:
+    """How it is trained.
+
+    Attributes:
+        epochs: passes over the users; every one is validated.
+        batch_size: users per process and step.
+        lr: AdamW's step size.
+        weight_decay: AdamW's decay, on every parameter.
+        clip_norm: the largest gradient norm.
+        precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
+        device: `auto` takes the GPU where there is one.
+        seed: of weights, batches and dropout.
+        patience: stop after so many epochs without a better validation recall@10; none: never.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 1e-4
+    weight_decay: float = 0.1
+    clip_norm: float = 5.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    seed: int = 1
+    patience: int | None = None
+
+    def __post_init__(self):
+        for key in ("epochs", "batch_size"):
+            _require(getattr(self, key) >= 1, f"train.{key}", "must be 1 or more")
+        for key in ("lr", "clip_norm"):
+            _require(getattr(self, key) > 0, f"train.{key}", "must be positive")
+        _require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
+        _require(self.seed >= 0, "train.seed", "must not be negative")
+        _require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")
+
+
+@dataclass
+class Config:
+    """One training run.
+
+    Attributes:
+        data: what is read.
+        model: how items and users become vectors.
+        distillation: how the sources teach one another.
+        train: how it is trained.
+        runs: folder of all run folders; this run's is RUNS/DATASET/NAME.
+        name: name of the run.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runs: str = "runs"
+    name: str = "odmt"
+
+    def __post_init__(self):
+        _require(
+            self.model.fusion != "separate" or len(self.model.sources) > 1 or self.distillation.constant_weight == 0,
+            "model.fusion",
+            f"distillation needs two sources, model.sources is {self.model.sources}; set model.fusion=early",
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs) / self.data.dataset / self.name
+
+
+def config_parser() -> ArgumentParser:
+    """The parser whose help lists every key with its type and default."""
+    parser = ArgumentParser(
+        prog="python -m odmt.train",
+        usage="python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]",
+        description="Train a model and evaluate it. Every key below can stand in a YAML file or be given as KEY=VALUE.",
+        exit_on_error=False,
+    )
+    parser.add_class_arguments(Config, fail_untyped=True)
+    return parser
+
+
+def load_config(args: list[str]) -> Config:
+    """Build the configuration from YAML files and `key=value` pairs, the later ones winning.
+
+    Raises:
+        InputError: a file that is missing or no YAML mapping, an unknown key (with the valid ones), a value of the wrong type or
+            a combination that does not fit.
+    """
+    merged: dict = {}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if equals:
+            pairs = [(key.removeprefix("--"), _parse_yaml(value, arg))]
+        elif arg.endswith((".yaml", ".yml")):
+            pairs = _flatten(_read_yaml(Path(arg)))
+        else:
+            raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
+        for key, value in pairs:
+            _check_key(key, arg)
+            _set(merged, key.split("."), value)
+    parser = config_parser()
+    try:
+        return Config(**vars(parser.instantiate(parser.parse_object(merged))))
+    except ArgumentError as error:
+        raise InputError(f"configuration: {error}") from error
+
+
+def save_config(config: Config, path: Path):
+    """Write every key with its value as YAML; `load_config` of the file gives the same configuration."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def valid_keys() -> list[str]:
+    """All keys in dotted form."""
+    return [key for key, _ in _flatten(dataclasses.asdict(Config()))]
+
+
+def _read_yaml(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file; configs/ holds the project's own")
+    content = _parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected lines of `key: value`, found {type(content).__name__}")
+    return content
+
+
+def _parse_yaml(text: str, place: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: not valid YAML: {error}") from error
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _set(tree: dict, keys: list[str], value):
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
+
+
+def _check_key(key: str, place: str):
+    valid = valid_keys()
+    if key in valid:
+        return
+    section = key.split(".")[0] + "."
+    near = [k for k in valid if k.split(".")[-1] == key.split(".")[-1]] or difflib.get_close_matches(key, valid, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    listed = [k for k in valid if k.startswith(section)] or valid
+    raise InputError(f"{place}: unknown key {key!r}{hint} Valid keys: {', '.join(listed)}")
