@@ -1,0 +1,81 @@
+"""A sequential recommender: item encoder, then user encoder; READ FIRST.
+
+An item encoder turns items into vectors, one a source; a user encoder turns the vectors of a user's items into states, one a
+source; the score of an item is the dot product of state and vector, and the fused score the mean over the sources (Fig. 3).
+
+    encoder    PerSource towers | IdAwareMultimodalTransformer | EarlyFusion of either     Items -> {source: [M, D]}
+    users      SourceBackbones (a backbone a source) | FDSA                                {source: [M, D]} -> {source: [P, D]}
+
+Legend: M items, P packed positions of B users, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from odmt.data.batches import Batch, Items, Sequences
+
+
+class SourceBackbones(nn.Module):
+    """One sequence backbone a source, nothing shared (Eq. 4)."""
+
+    def __init__(self, backbones: dict[str, nn.Module]):
+        super().__init__()
+        self.backbones = nn.ModuleDict(backbones)
+
+    def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+        """Item vectors [M, D] by source -> states [P, D] by source."""
+        return {
+            source: backbone(vectors[source].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
+            for source, backbone in self.backbones.items()
+        }
+
+
+class FDSA(nn.Module):
+    """An ID stack and a feature stack whose last outputs are joined, scored against the ID vectors (Zhang et al. 2019).
+
+    The feature vector of an item is the mean of its text and image vectors under a learned softmax attention.
+    """
+
+    def __init__(self, id_backbone: nn.Module, feature_backbone: nn.Module, dim: int, dropout: float):
+        super().__init__()
+        self.id_backbone = id_backbone
+        self.feature_backbone = feature_backbone
+        self.attention = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+        self.join = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim, eps=1e-6), nn.Dropout(dropout))
+
+    def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+        """Item vectors [M, D] by source -> states [P, D] of the source `id`."""
+        features = torch.stack([vector for source, vector in vectors.items() if source != "id"], 1)  # [M, F, D]
+        features = (self.attention(features).softmax(1) * features).sum(1)
+        ids = self.id_backbone(vectors["id"].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
+        features = self.feature_backbone(features.index_select(0, inputs.rows), inputs.lengths, inputs.longest)
+        return {"id": self.join(torch.cat([ids, features], -1))}
+
+
+class Recommender(nn.Module):
+    """An item encoder and a user encoder.
+
+    The sources of the states are those that are scored; a user encoder may take in more.
+    """
+
+    def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module):
+        super().__init__()
+        self.item_encoder = item_encoder
+        self.user_encoder = user_encoder
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Encode a training batch; returns states [P, D] and item vectors [M, D] by source.
+
+        Every distinct item is encoded once, padding never.
+        """
+        vectors = self.encode_items(batch.items)
+        states = self.encode_users(vectors, batch.inputs)
+        return states, {source: vectors[source] for source in states}
+
+    def encode_items(self, items: Items) -> dict[str, Tensor]:
+        """M items -> [M, D] by source."""
+        return self.item_encoder(items)
+
+    def encode_users(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+        """States at every position [P, D] by source, from the item vectors that `inputs.rows` points into."""
+        return self.user_encoder(vectors, inputs)

@@ -1,0 +1,143 @@
+"""Item encoders that treat every source by itself (the FST modules of Sec. 2 and Figure 1).
+
+Legend: M items, T tokens of all of them, W feature width, D model width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from odmt.data.batches import Items, Tokens
+from odmt.models.packing import Packing
+from odmt.models.transformer import TransformerBlock
+
+
+def head(dim_in: int, dim: int) -> nn.Sequential:
+    """The two-layer DNN W2 LeakyReLU(W1 x + b1) + b2 that ends every tower (Eq. 3)."""
+    return nn.Sequential(nn.Linear(dim_in, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
+
+
+class IdEmbedding(nn.Module):
+    """A table of ID vectors of width D, used as they are."""
+
+    def __init__(self, num_items: int, dim: int):
+        super().__init__()
+        self.table = nn.Embedding(num_items + 1, dim)
+        nn.init.xavier_normal_(self.table.weight)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Item numbers [M] -> [M, D]."""
+        return self.table(numbers)
+
+
+class ProjectedId(nn.Module):
+    """A table of ID vectors as wide as the features, projected to D, then the head.
+
+    Args:
+        initial: [N + 1, W], copied: training never changes the features it came from.
+    """
+
+    def __init__(self, initial: Tensor, dim: int):
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(initial.clone(), freeze=False)
+        self.projection = nn.Linear(initial.shape[1], dim)
+        self.head = head(dim, dim)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Item numbers [M] -> [M, D]."""
+        return self.head(self.projection(self.table(numbers)))
+
+
+class ClsTower(nn.Module):
+    """What takes the CLS feature alone: the DNN or the MoE adaptor."""
+
+    needs = "cls"
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Tokens, one an item -> [M, D]."""
+        return self.network(tokens.values)
+
+
+class TransformerTower(nn.Module):
+    """Transformer layers over one modality's tokens, then the head on the CLS token (TRMx + DNNs)."""
+
+    needs = "tokens"
+
+    def __init__(self, width: int, dim: int, num_layers: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.projection = nn.Linear(width, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
+        self.head = head(dim, dim)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Tokens of M items -> [M, D]."""
+        packing = Packing.right_padded(tokens.lengths, len(tokens.values), tokens.longest)
+        allowed = packing.valid()[:, None, None, :]
+        rows = self.dropout(self.projection(tokens.values))
+        for block in self.blocks[:-1]:
+            rows = block(rows, packing, allowed)
+        return self.head(self.blocks[-1].read(packing.pad(rows), slice(0, 1), allowed)[:, 0])
+
+
+class MoEAdaptor(nn.Module):
+    """Parametric-whitening experts (x - b) W under a noisy softmax gate (UniSRec, Hou et al. 2022, Eq. 3-4)."""
+
+    def __init__(self, width: int, dim: int, num_experts: int = 8, dropout: float = 0.1):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(num_experts, width))
+        self.weight = nn.Parameter(torch.empty(num_experts, dim, width))
+        self.gate = nn.Parameter(torch.zeros(width, num_experts))
+        self.noise = nn.Parameter(torch.zeros(width, num_experts))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """CLS features [M, W] -> [M, D]; the gate is noisy in training only."""
+        logits = features @ self.gate
+        if self.training:
+            scale = nn.functional.softplus(features @ self.noise) + 1e-2
+            logits = logits + torch.randn_like(logits) * scale
+        gates = logits.softmax(-1)
+        whitened = self.dropout(features[:, None].expand(-1, len(self.shift), -1)) - self.shift  # [M, E, W]
+        # sum over experts e of g_e W_e (x - b_e)
+        return torch.einsum("me,mew,edw->md", gates, whitened, self.weight)
+
+
+class PerSource(nn.Module):
+    """One tower a source, none knowing of the others."""
+
+    def __init__(self, towers: dict[str, nn.Module]):
+        super().__init__()
+        self.towers = nn.ModuleDict(towers)
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """What is read of each modality: all `tokens` or the `cls` token."""
+        return {source: tower.needs for source, tower in self.towers.items() if source != "id"}
+
+    def forward(self, items: Items) -> dict[str, Tensor]:
+        """Encode M items; returns [M, D] by source."""
+        return {source: tower(items.numbers if source == "id" else items.features[source]) for source, tower in self.towers.items()}
+
+
+class EarlyFusion(nn.Module):
+    """The mean of an item's vectors (SASRec+EF), or their sum (UniSRec), as its one vector."""
+
+    def __init__(self, encoder: nn.Module, mean: bool):
+        super().__init__()
+        self.encoder = encoder
+        self.mean = mean
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """As the encoder's."""
+        return self.encoder.needs
+
+    def forward(self, items: Items) -> dict[str, Tensor]:
+        """Encode M items; returns [M, D] as `fused`."""
+        vectors = torch.stack(list(self.encoder(items).values()))
+        return {"fused": vectors.mean(0) if self.mean else vectors.sum(0)}

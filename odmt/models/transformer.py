@@ -1,0 +1,80 @@
+"""The post-norm Transformer block that the IMT and SASRec share (Sec. 3.2; official code: TransformerBlock).
+
+Legend: P packed rows, B sequences, L columns, R read columns, D width, H heads.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from odmt.models.packing import Packing
+
+
+class TransformerBlock(nn.Module):
+    """Multi-head attention without biases and a D -> 4D -> D feed-forward, each with dropout, residual and LayerNorm."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, 4 * dim)
+        self.contract = nn.Linear(4 * dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, rows: Tensor, packing: Packing, allowed: Tensor) -> Tensor:
+        """Update every row.
+
+        Args:
+            rows: [P, D].
+            packing: where the rows stand in [B, L].
+            allowed: bool, broadcastable to [B, H, L, L]; True where a query (first) may attend to a key (second).
+
+        Returns:
+            [P, D].
+        """
+        # [P, D] -> [B, L, D] -> [B, H, L, D/H]
+        queries, keys, values = (
+            packing.pad(project(rows)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        rate = self.dropout.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=rate)
+        return self._finish(rows, packing.pack(attended.transpose(1, 2).flatten(2)))
+
+    def read(self, grid: Tensor, columns: slice | list[int], allowed: Tensor) -> Tensor:
+        """Update only some columns: the same numbers as `forward` gives there, without keys and values of all rows.
+
+        The projections are moved from the keys and values, of which there are L, to the queries and results, of which there
+        are R: <W_q x, W_k y> = <W_k' W_q x, y> and sum_j a_j W_v y_j = W_v sum_j a_j y_j.
+
+        Args:
+            grid: [B, L, D].
+            columns: the R columns to update.
+            allowed: bool, broadcastable to [B, H, R, L].
+
+        Returns:
+            [B, R, D].
+        """
+        dim, heads = grid.shape[-1], self.num_heads
+        rows = grid[:, columns]
+        num_read = rows.shape[1]
+        # Per head: [B, R, H, D/H] x [H, D/H, D] -> [B, H, R, D]
+        queries = self.query(rows).unflatten(-1, (heads, -1)) * (dim // heads) ** -0.5
+        queries = queries.permute(2, 0, 1, 3).flatten(1, 2) @ self.key.weight.view(heads, -1, dim)
+        queries = queries.unflatten(1, (-1, num_read)).transpose(0, 1).flatten(1, 2)
+        scores = queries @ grid.transpose(1, 2)  # [B, H * R, L]
+        scores = scores.unflatten(1, (heads, num_read)).masked_fill(~allowed, float("-inf"))
+        weights = self.dropout(scores.softmax(-1)).flatten(1, 2)
+        gathered = (weights @ grid).unflatten(1, (heads, num_read))  # [B, H, R, D]
+        # [H, B * R, D] x [H, D, D/H] -> [B, R, D]
+        values = self.value.weight.view(heads, -1, dim).transpose(1, 2)
+        attended = (gathered.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (-1, num_read))
+        return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
+
+    def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
+        rows = self.attention_norm(rows + self.dropout(self.out(attended)))
+        return self.feed_forward_norm(rows + self.dropout(self.contract(F.relu(self.expand(rows)))))
