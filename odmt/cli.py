@@ -1,7 +1,8 @@
 """Command lines made from functions: one place for help, parsing and the way mistakes are reported."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from jsonargparse import auto_cli
 
@@ -11,14 +12,25 @@ from odmt.errors import InputError
 def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None):
     """Run one function, or the one of several that the first argument names, with the command line's options.
 
-    Types, defaults and help texts are those of the functions' signatures and docstrings. An `InputError` is printed
-    without a traceback and ends the process with status 2, an interrupt with status 130.
+    Types, defaults and help texts are those of the functions' signatures and docstrings.
     """
-    try:
+    with report_mistakes():
         return auto_cli(commands, args=args, as_positional=False)
+
+
+@contextmanager
+def report_mistakes(*failures: type[Exception]) -> Iterator[None]:
+    """End the process without a traceback: status 2 for an `InputError`, 130 for an interrupt, 1 for the named failures."""
+    try:
+        yield
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave("interrupted", 130)
+    except failures as error:
+        _leave(f"failed: {error}", 1)
+
+
+def _leave(message: str, status: int):
+    print(message, file=sys.stderr)
+    sys.exit(status)

@@ -6,6 +6,7 @@ left to right, so that `configs/arts.yaml configs/models/sasrec.yaml train.lr=1e
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -130,6 +131,12 @@ class ModelConfig:
             )
         if self.fusion == "fdsa":
             _require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
+
+    @property
+    def needs(self) -> dict[str, Literal["tokens", "cls"]]:
+        """What the item encoder reads of each modality: all tokens or the CLS token."""
+        part = "tokens" if self.item_encoder in ("imt", "transformer") else "cls"
+        return {source: part for source in self.sources if source != "id"}
 
     @property
     def num_heads(self) -> int:
@@ -281,9 +288,14 @@ def save_config(config: Config, path: Path):
     path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
+def flatten(config: Config) -> Iterator[tuple[str, object]]:
+    """Every key in dotted form with its value."""
+    return _flatten(dataclasses.asdict(config))
+
+
 def valid_keys() -> list[str]:
     """All keys in dotted form."""
-    return [key for key, _ in _flatten(dataclasses.asdict(Config()))]
+    return [key for key, _ in flatten(Config())]
 
 
 def _read_yaml(path: Path) -> dict:

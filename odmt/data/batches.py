@@ -110,14 +110,15 @@ def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: in
         yield order[start : start + batch_size]
 
 
-def to_device(part, device: torch.device):
-    """Move every tensor of a batch or of a part of it; asynchronous from pinned memory."""
+def to_device(part, device: torch.device, dtype: torch.dtype):
+    """Move every tensor of a batch or of a part of it, asynchronously from pinned memory; features then become `dtype`."""
     if isinstance(part, Tensor):
-        return part.to(device, non_blocking=True)
+        moved = part.to(device, non_blocking=True)
+        return moved.to(dtype) if moved.is_floating_point() else moved
     if isinstance(part, dict):
-        return {key: to_device(value, device) for key, value in part.items()}
+        return {key: to_device(value, device, dtype) for key, value in part.items()}
     if is_dataclass(part):
-        return type(part)(**{field.name: to_device(getattr(part, field.name), device) for field in fields(part)})
+        return type(part)(**{field.name: to_device(getattr(part, field.name), device, dtype) for field in fields(part)})
     return part
 
 

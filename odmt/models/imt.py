@@ -1,7 +1,7 @@
 """The ID-aware Multi-modal Transformer (Sec. 3.2, Eq. 1-3): text, image and ID of an item inform one another.
 
-Legend: M items, n columns of an item's token grid, D width. The tokens have no positions, so their order is free. Each source starts
-in a column of its own, the same for every item: there stand its CLS token or the ID token, the only ones that are read.
+Legend: M items, n columns of an item's token grid, D width. The tokens have no positions, so their order is free. Each source
+starts in a column of its own, the same for every item: there stand its CLS token or the ID token, the only ones that are read.
 """
 
 import torch
@@ -44,11 +44,6 @@ class IdAwareMultimodalTransformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_layers, dropout) for _ in range(num_layers))
         self.heads = nn.ModuleDict({source: head(dim, dim) for source in self.sources})
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """All tokens of each modality."""
-        return {source: "tokens" for source in self.sources if source != "id"}
 
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [M, D] by source."""

@@ -50,8 +50,6 @@ class ProjectedId(nn.Module):
 class ClsTower(nn.Module):
     """What takes the CLS feature alone: the DNN or the MoE adaptor."""
 
-    needs = "cls"
-
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
@@ -63,8 +61,6 @@ class ClsTower(nn.Module):
 
 class TransformerTower(nn.Module):
     """Transformer layers over one modality's tokens, then the head on the CLS token (TRMx + DNNs)."""
-
-    needs = "tokens"
 
     def __init__(self, width: int, dim: int, num_layers: int, num_heads: int, dropout: float):
         super().__init__()
@@ -114,11 +110,6 @@ class PerSource(nn.Module):
         super().__init__()
         self.towers = nn.ModuleDict(towers)
 
-    @property
-    def needs(self) -> dict[str, str]:
-        """What is read of each modality: all `tokens` or the `cls` token."""
-        return {source: tower.needs for source, tower in self.towers.items() if source != "id"}
-
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [M, D] by source."""
         return {source: tower(items.numbers if source == "id" else items.features[source]) for source, tower in self.towers.items()}
@@ -131,11 +122,6 @@ class EarlyFusion(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.mean = mean
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """As the encoder's."""
-        return self.encoder.needs
 
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [M, D] as `fused`."""

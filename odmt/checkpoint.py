@@ -1,0 +1,65 @@
+"""Checkpoints as safetensors files: nothing in them can run, and they appear whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from odmt.errors import InputError
+
+
+def write_atomically(path: Path, text: str):
+    """Write a text file under a temporary name beside it, then move it in place."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
+    """Write tensors and a JSON-able dict to one file, atomically and on the disk when this returns."""
+    partial = path.with_name(path.name + ".partial")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, partial, metadata={"metadata": json.dumps(metadata)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; remove it to start over") from error
+
+
+def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):
+    """Write everything that the next epoch depends on."""
+    names = [name for name, _ in model.named_parameters()]
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{key}.{names[index]}": value for key, value in state.items()})
+    save_tensors(path, tensors, metadata)
+
+
+def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore what `save_training` wrote; returns its metadata."""
+    tensors, metadata = load_tensors(path)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    state_dict = optimizer.state_dict()
+    index = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, part, name = key.split(".", 2)
+            state_dict["state"].setdefault(index[name], {})[part] = value
+    optimizer.load_state_dict(state_dict)
+    return metadata

@@ -1,0 +1,182 @@
+"""The frozen features of a dataset's items where a training process wants them: on the device, in pinned RAM or on disk.
+
+Legend: N items, M items asked for, T tokens, W feature width.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from odmt.config import DataConfig
+from odmt.data.batches import Items, Tokens
+from odmt.data.feature_store import FeatureStore
+from odmt.data.interactions import Interactions
+from odmt.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class FeatureTable(Protocol):
+    """One modality's features of N items.
+
+    Attributes:
+        width: W.
+    """
+
+    width: int
+
+    def gather(self, numbers: Tensor) -> Tokens:
+        """The tokens of items [M], numbered from 1 and given on the CPU."""
+
+    def cls(self) -> Tensor:
+        """The first token of every item, float32 [N + 1, W] on the CPU; row 0, the padding's, is zero."""
+
+
+class StoredTable:
+    """Features read from the store for every batch.
+
+    The store is a memory map: what has been read once stays in the page cache, which all processes share.
+    """
+
+    def __init__(self, store: FeatureStore, item_ids: list[str], first_token_only: bool = False, num_threads: int = 4):
+        self.store = store
+        self.item_ids = item_ids
+        self.width = store.header.width
+        lengths = np.array([store.num_tokens(item_id) for item_id in item_ids], np.int64)
+        self.lengths = np.minimum(lengths, 1) if first_token_only else lengths
+        self._pool = ThreadPoolExecutor(num_threads)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features in float16."""
+        return int(self.lengths.sum()) * self.width * 2
+
+    def gather(self, numbers: Tensor) -> Tokens:
+        """The tokens of items [M] as float16 on the CPU, in pinned memory where there is a GPU."""
+        indices = numbers.numpy() - 1
+        lengths = self.lengths[indices]
+        starts = np.cumsum(lengths) - lengths
+        values = torch.empty(int(lengths.sum()), self.width, dtype=torch.float16, pin_memory=torch.cuda.is_available())
+        self.read_into(values.numpy(), starts, indices)
+        return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
+
+    def read_into(self, out: np.ndarray, starts: np.ndarray, indices: np.ndarray):
+        """Copy the tokens of some items to rows `starts` of `out`, by several threads."""
+
+        def copy(part: np.ndarray):
+            for start, index in zip(starts[part], indices[part]):
+                length = self.lengths[index]
+                out[start : start + length] = self.store.read(self.item_ids[index])[:length]
+
+        parts = np.array_split(np.arange(len(indices)), self._pool._max_workers)
+        for _ in self._pool.map(copy, parts):
+            pass
+
+    def cls(self) -> Tensor:
+        """The first token of every item, float32 [N + 1, W]."""
+        first = np.zeros((len(self.item_ids) + 1, self.width), np.float32)
+        for row, item_id in enumerate(tqdm(self.item_ids, desc="CLS features", leave=False, delay=2), 1):
+            first[row] = self.store.read(item_id)[0]
+        return torch.from_numpy(first)
+
+
+class ResidentTable:
+    """All features as one float16 tensor, on the device or in pinned RAM."""
+
+    def __init__(self, stored: StoredTable, device: torch.device, pinned: bool = False):
+        self.width = stored.width
+        self.lengths = stored.lengths
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        total = int(self.lengths.sum())
+        self.values = torch.empty(total, self.width, dtype=torch.float16, device=device, pin_memory=pinned)
+        # Block by block, so that no second copy of everything is ever held.
+        block = 1024
+        for begin in tqdm(range(0, len(self.lengths), block), desc="features", leave=False, delay=2):
+            indices = np.arange(begin, min(begin + block, len(self.lengths)))
+            first, rows = self.starts[begin], int(self.lengths[indices].sum())
+            staged = torch.empty(rows, self.width, dtype=torch.float16)
+            stored.read_into(staged.numpy(), self.starts[indices] - first, indices)
+            self.values[first : first + rows] = staged.to(device)
+
+    def gather(self, numbers: Tensor) -> Tokens:
+        """The tokens of items [M] where the features are; from pinned RAM into pinned RAM."""
+        indices = numbers.numpy() - 1
+        lengths = self.lengths[indices]
+        shifts = np.repeat(self.starts[indices] - np.cumsum(lengths) + lengths, lengths)
+        rows = torch.from_numpy(np.arange(lengths.sum()) + shifts)
+        pinned = self.values.is_pinned()
+        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=self.values.device, pin_memory=pinned)
+        torch.index_select(self.values, 0, rows.to(self.values.device, non_blocking=True), out=values)
+        return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
+
+    def cls(self) -> Tensor:
+        """The first token of every item, float32 [N + 1, W] on the CPU."""
+        first = self.values[torch.from_numpy(self.starts).to(self.values.device)].float().cpu()
+        return torch.cat([torch.zeros(1, self.width), first])
+
+
+def load_features(
+    data: DataConfig, interactions: Interactions, needs: dict[str, str], device: torch.device
+) -> dict[str, FeatureTable]:
+    """Open the stores that a model needs and put their features where they fit.
+
+    Args:
+        data: names the dataset, the placement and its budgets.
+        interactions: whose items are looked up.
+        needs: `tokens` or `cls` by modality.
+        device: the device that computes.
+
+    Raises:
+        InputError: no store, or an item that is not in it; the message says which command mends it.
+    """
+    stored = {source: _open(data.folder, source, interactions.item_ids, need == "cls") for source, need in needs.items()}
+    size = sum(table.nbytes for table in stored.values()) / 1e9
+    placement = _choose(data, size, device)
+    if stored:
+        log.info("features: %s, %.2f GB, placement %s", ", ".join(stored), size, placement)
+    if placement == "disk":
+        return stored
+    pinned = placement == "pinned"
+    where = torch.device("cpu") if pinned else device
+    return {source: ResidentTable(table, where, pinned) for source, table in stored.items()}
+
+
+def left_out_items(folder: Path) -> set[str]:
+    """Names of the items that feature extraction dropped, for whatever model: all see the same dataset."""
+    listings = [path.read_text(encoding="utf-8") for path in folder.glob("features/*/dropped.tsv")]
+    return {line.split("\t")[0] for listing in listings for line in listing.splitlines()}
+
+
+def gather_items(tables: dict[str, FeatureTable], numbers: Tensor) -> Items:
+    """Items [M] with their features."""
+    return Items(numbers, {source: table.gather(numbers) for source, table in tables.items()})
+
+
+def _choose(data: DataConfig, size: float, device: torch.device) -> str:
+    if data.placement == "pinned" and device.type == "cpu":
+        raise InputError("data.placement=pinned speeds up copies to a GPU, and this run is on a CPU; take disk or device")
+    if data.placement != "auto":
+        return data.placement
+    if device.type == "cpu":
+        return "disk"  # the page cache is RAM, shared by all processes and filled without waiting
+    if size <= data.device_budget_gb:
+        return "device"
+    return "pinned" if size <= data.pinned_budget_gb else "disk"
+
+
+def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
+    command = f"python scripts/extract_features.py --dataset {folder}"
+    path = folder / "features" / source
+    if not path.is_dir():
+        raise InputError(f"{path}: the dataset has no {source} features; make them with: {command}")
+    store = FeatureStore(path)
+    missing = [item_id for item_id in item_ids if item_id not in store]
+    if missing:
+        raise InputError(f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; continue with: {command}")
+    return StoredTable(store, item_ids, first_token_only)

@@ -1,0 +1,87 @@
+"""One process or several: what torchrun set up, and how the processes exchange rows."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from odmt.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of processes.
+        device: this process's.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True in the process that writes files."""
+        return self.rank == 0
+
+
+@contextmanager
+def open_world(device: str = "auto") -> Iterator[World]:
+    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone without torchrun.
+
+    Args:
+        device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device=cuda: PyTorch sees no GPU here; take train.device=cpu, or mend the driver")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(here)
+    if size > 1:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World(rank, size, here)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def share(num_rows: int, world: World) -> slice:
+    """The rows of this process when they are dealt out in equal runs."""
+    per_process = -(-num_rows // world.size)
+    return slice(min(world.rank * per_process, num_rows), min((world.rank + 1) * per_process, num_rows))
+
+
+def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
+    """Put the shares of all processes together again: [share, ...] -> [num_rows, ...] in every process."""
+    if world.size == 1:
+        return rows
+    per_process = -(-num_rows // world.size)
+    padded = rows.new_zeros(per_process, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world.size)]
+    dist.all_gather(parts, padded)
+    return torch.cat(parts)[:num_rows]
+
+
+def mean_over_processes(values: Tensor, world: World) -> Tensor:
+    """The mean of a tensor over all processes."""
+    if world.size > 1:
+        dist.all_reduce(values)
+        values /= world.size
+    return values
+
+
+def barrier(world: World):
+    """Wait for all processes."""
+    if world.size > 1:
+        dist.barrier()

@@ -1,0 +1,136 @@
+"""Full-catalogue ranking of held-out items: the catalogue is encoded once, users are ranked in blocks, nothing is sorted.
+
+Legend: U users, N items, D width.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from odmt.data.batches import eval_inputs, to_device
+from odmt.data.features import FeatureTable, gather_items
+from odmt.data.interactions import Interactions
+from odmt.distributed import World, gather_shares, share
+from odmt.losses import fuse
+from odmt.metrics import OUT_OF_REACH
+from odmt.models.recommender import Recommender
+from odmt.precision import Precision
+
+ITEM_BLOCK = 512  # items that are encoded at a time
+USER_BLOCK = 1024  # users that are encoded at a time
+SCORE_BLOCK = 1 << 24  # scores that are held at a time, per source
+
+
+@torch.inference_mode()
+def encode_catalogue(
+    model: Recommender, tables: Mapping[str, FeatureTable], num_items: int, world: World, precision: Precision
+) -> dict[str, Tensor]:
+    """Encode all items, each process its share.
+
+    Returns:
+        float32 [N + 1, D] by source; row 0, the padding's, is zero.
+    """
+    model.eval()
+    mine = share(num_items, world)
+    blocks: dict[str, list[Tensor]] = {}
+    for begin in tqdm(range(mine.start, mine.stop, ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
+        numbers = torch.arange(begin, min(begin + ITEM_BLOCK, mine.stop)) + 1
+        items = to_device(gather_items(tables, numbers), world.device, precision.dtype)
+        with precision.autocast():
+            vectors = model.encode_items(items)
+        for source, vector in vectors.items():
+            blocks.setdefault(source, []).append(vector.float())
+    catalogue = {}
+    for source, parts in blocks.items():
+        vectors = gather_shares(torch.cat(parts), num_items, world)
+        catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+    return catalogue
+
+
+@torch.inference_mode()
+def rank_targets(
+    model: Recommender,
+    catalogue: Mapping[str, Tensor],
+    interactions: Interactions,
+    split: str,
+    world: World,
+) -> dict[str, np.ndarray]:
+    """Rank every user's held-out item among all items but those of the history, each process its share of the users.
+
+    Args:
+        model: encodes the users.
+        catalogue: [N + 1, D] by source.
+        interactions: whose users are ranked.
+        split: `valid` or `test`.
+        world: the processes.
+
+    Returns:
+        int32 ranks [U] from 1 by source, `fused` first; ties count as won. A target in the user's own history is out of reach.
+    """
+    model.eval()
+    mine = share(interactions.num_users, world)
+    blocks: dict[str, list[Tensor]] = {}
+    users = np.arange(mine.start, mine.stop)
+    for begin in tqdm(range(0, len(users), USER_BLOCK), desc=split, leave=False, delay=2, disable=not world.is_main):
+        block = users[begin : begin + USER_BLOCK]
+        states = _last_states(model, catalogue, interactions, block, split, world.device)
+        ranks = _rank_block(states, catalogue, *_history(interactions, block, split, world.device))
+        for source, rank in ranks.items():
+            blocks.setdefault(source, []).append(rank)
+    return {
+        source: gather_shares(torch.cat(parts), interactions.num_users, world).cpu().numpy() for source, parts in blocks.items()
+    }
+
+
+def _last_states(model, catalogue, interactions, users, split, device) -> dict[str, Tensor]:
+    """States after the whole input [U, D] by source, in float32."""
+    inputs = to_device(eval_inputs(interactions, users, split), device, torch.float32)
+    last = inputs.lengths.cumsum(0) - 1
+    return {source: states[last].float() for source, states in model.encode_users(catalogue, inputs).items()}
+
+
+def _history(interactions, users, split, device) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and item of everything that is masked, and the targets [U]."""
+    items, lengths = interactions.histories(users, split)
+    rows = np.repeat(np.arange(len(users)), lengths)
+    targets = interactions.targets(split)[users]
+    return tuple(torch.from_numpy(part.astype(np.int64)).to(device) for part in (rows, items, targets))
+
+
+def _rank_block(
+    states: dict[str, Tensor], catalogue: Mapping[str, Tensor], rows: Tensor, items: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    num_users, num_items = len(targets), len(next(iter(catalogue.values())))
+    step = max(1, SCORE_BLOCK // num_items)
+    parts = []
+    for begin in range(0, num_users, step):
+        block = slice(begin, begin + step)
+        scores = {source: state[block] @ catalogue[source].T for source, state in states.items()}
+        if len(scores) > 1 or "fused" not in scores:
+            scores = {"fused": fuse(scores), **(scores if len(scores) > 1 else {})}
+        inside = (rows >= begin) & (rows < begin + step)
+        masked = (rows[inside] - begin, items[inside])
+        parts.append({source: count_ranks(score, *masked, targets[block]) for source, score in scores.items()})
+    return {source: torch.cat([part[source] for part in parts]) for source in parts[0]}
+
+
+def count_ranks(scores: Tensor, rows: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    """Rank targets by counting the scores above theirs; `scores` is overwritten.
+
+    Args:
+        scores: [U, N + 1].
+        rows: of the masked entries.
+        items: of the masked entries.
+        targets: [U].
+
+    Returns:
+        int32 [U]; a score that is not a number ranks as low as can be.
+    """
+    scores[:, 0] = float("-inf")
+    scores[rows, items] = float("-inf")
+    wanted = scores.gather(1, targets[:, None])
+    ranks = scores.shape[1] + 1 - (scores <= wanted).sum(1, dtype=torch.int32)
+    return torch.where(wanted[:, 0] == float("-inf"), OUT_OF_REACH, ranks).int()

@@ -1,0 +1,123 @@
+"""What a run leaves behind, RUNS/DATASET/NAME/, and how it is opened, continued and closed."""
+
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from odmt.checkpoint import write_atomically
+from odmt.config import Config, flatten, load_config, save_config
+from odmt.errors import InputError
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:  # the extra `tensorboard` is not installed
+    SummaryWriter = None
+
+# Where the same run may be continued with another value: they decide where it runs, not what it computes.
+FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
+
+
+class RunFolder:
+    """The files of one run; only the main process writes.
+
+    config.yaml (resolved), environment.json (versions, commit, machine), train.log, metrics.jsonl (a line an epoch),
+    last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch),
+    ranks.safetensors (test rank of every user), result.json (written last: the run is finished), tensorboard/.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.path = config.folder
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def ranks(self) -> Path:
+        """The test ranks."""
+        return self.path / "ranks.safetensors"
+
+    def result(self) -> dict | None:
+        """The result of a finished run, None where there is none yet."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def check(self, resume: bool, overwrite: bool):
+        """Refuse to mix two runs.
+
+        Raises:
+            InputError: the folder holds a run and neither flag is set, or it was started with another configuration.
+        """
+        started = self.path / "config.yaml"
+        if overwrite or not started.exists():
+            return
+        if not resume:
+            raise InputError(
+                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite, or set name="
+            )
+        before, now = dict(flatten(load_config([str(started)]))), dict(flatten(self.config))
+        differing = [f"{key}={before[key]} (now {now[key]})" for key in now if before[key] != now[key] and key not in FREE_KEYS]
+        if differing:
+            raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
+
+    def open(self, overwrite: bool):
+        """Make the folder, note what runs where, and send the log there too."""
+        if overwrite and self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_config(self.config, self.path / "config.yaml")
+        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("odmt").addHandler(handler)
+
+    def write_metrics(self, history: list[dict]):
+        """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+
+    def write_scalars(self, epoch: int, metrics: dict[str, float]):
+        """Write TensorBoard scalars, where TensorBoard is installed."""
+        if SummaryWriter is not None:
+            with SummaryWriter(self.path / "tensorboard", purge_step=epoch) as writer:
+                for name, value in metrics.items():
+                    writer.add_scalar(name, value, epoch)
+
+    def write_result(self, result: dict):
+        """Write result.json, which says that the run is finished."""
+        write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def environment() -> dict:
+    """Versions, commit, machine and command of this process."""
+    packages = {name: version(name) for name in ("odmt", "torch", "transformers", "numpy", "lmdb", "safetensors")}
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "machine": {"system": platform.platform(), "cpu_threads": torch.get_num_threads(), "gpus": gpus},
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the project's own checkout, None where it is installed without one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
