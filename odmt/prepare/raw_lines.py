@@ -1,0 +1,206 @@
+"""Raw tables of any size, plain or gzipped, read in blocks of whole lines; a line that cannot be read is named."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from odmt.errors import InputError
+
+BLOCK_BYTES = 32 << 20
+
+
+class RawLines:
+    """The lines of a raw file, turned into tables block by block.
+
+    Args:
+        path: a text file, a row a line; gzip is recognised by its content.
+        skip_bad_lines: how many lines that cannot be read are left out before the file is refused; they are counted in `bad_lines`.
+    """
+
+    def __init__(self, path: Path, skip_bad_lines: int = 0):
+        self.path = Path(path)
+        self.skip_bad_lines = skip_bad_lines
+        self.bad_lines: list[str] = []
+        self.ends_early: str | None = None
+        if not self.path.is_file():
+            raise InputError(f"{path}: no such file; data/README.md tells where the raw files come from")
+
+    def head(self, num_lines: int = 1) -> list[str]:
+        """The first lines, or fewer of a shorter file, without their ends and without a byte order mark."""
+        with self._open() as file:
+            lines = [line for _ in range(num_lines) if (line := file.readline())]
+        if not lines:
+            raise InputError(f"{self.path}: the file is empty; download it again")
+        return [line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff") for line in lines]
+
+    def tables(
+        self, parse: Callable[[bytes], pl.DataFrame], header: bool = False, optional: Sequence[str] = ()
+    ) -> Iterator[pl.DataFrame]:
+        """Yield what `parse` makes of one block of whole lines after the other.
+
+        A line is bad when `parse` raises or leaves a null or an empty text in a column that is not optional; it is found by
+        halving the block.
+
+        Args:
+            parse: turns bytes into a table with a row for every line.
+            header: the first line holds names and is not given to `parse`.
+            optional: columns that may be null.
+        """
+        first, empty = 2 if header else 1, True
+        for block in _one_ahead(self._blocks(header)):
+            for table in self._parse(parse, block, first, optional):
+                empty = False
+                yield table
+            first += _num_lines(block)
+        if self.ends_early:
+            self._reject(f"line {first}: the gzip file is broken or ends early ({self.ends_early})")
+        if empty:
+            raise InputError(f"{self.path}: no row that can be read; is it the right file?")
+        if self.bad_lines:
+            print(f"{self.path}: {len(self.bad_lines)} bad lines left out, the first: {self.bad_lines[0]}")
+
+    def _parse(self, parse, block: bytes, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
+        num_lines = _num_lines(block)
+        try:
+            table = parse(block)
+            problem = _incomplete(table, optional) or (f"{len(table)} rows, expected one" if len(table) != num_lines else None)
+        except (pl.exceptions.PolarsError, InputError) as error:
+            problem = str(error).splitlines()[0]
+        if not problem:
+            yield table
+        elif num_lines > 1:
+            middle = block.find(b"\n", len(block) // 2)
+            middle = middle if 0 <= middle < len(block) - 1 else block.rfind(b"\n", 0, len(block) - 1)
+            upper, lower = block[: middle + 1], block[middle + 1 :]
+            yield from self._parse(parse, upper, first, optional)
+            yield from self._parse(parse, lower, first + upper.count(b"\n"), optional)
+        elif block.strip():
+            self._reject(f"line {first}: {problem}: {block[:80].decode(errors='replace').strip()!r}")
+
+    def _reject(self, complaint: str):
+        self.bad_lines.append(complaint)
+        if len(self.bad_lines) > self.skip_bad_lines:
+            raise InputError(
+                f"{self.path}, {complaint}; mend the file, download it again, or let --skip-bad-lines "
+                f"{len(self.bad_lines)} or more leave such lines out"
+            )
+
+    def _open(self):
+        with self.path.open("rb") as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+        return gzip.open(self.path) if gzipped else self.path.open("rb")
+
+    def _blocks(self, header: bool) -> Iterator[bytes]:
+        with (
+            self._open() as file,
+            tqdm(total=self.path.stat().st_size, unit="B", unit_scale=True, desc=self.path.name, delay=2) as bar,
+        ):
+            compressed = getattr(file, "fileobj", file)
+            if header:
+                file.readline()
+            tail = b""
+            while chunk := self._read(file):
+                whole, newline, rest = (tail + chunk).rpartition(b"\n")
+                if newline:
+                    yield whole + newline
+                tail = rest
+                bar.update(compressed.tell() - bar.n)
+            if tail and not self.ends_early:
+                yield tail
+
+    def _read(self, file) -> bytes:
+        """A block of bytes, of a broken gzip file what can still be had."""
+        chunks, size = [], 0
+        try:
+            while size < BLOCK_BYTES and (chunk := file.read1(BLOCK_BYTES)):
+                chunks.append(chunk)
+                size += len(chunk)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self.ends_early = str(error)
+        return b"".join(chunks)
+
+
+def delimiter(path: Path) -> str:
+    """What stands between the columns of a table, by the file's name."""
+    return "\t" if ".tsv" in Path(path).suffixes else ","
+
+
+def read_csv(
+    path: Path, columns: Sequence[pl.Expr], names: Sequence[str] | None = None, skip_bad_lines: int = 0
+) -> Iterator[pl.DataFrame]:
+    """Read a CSV file of a row a line (or, if its name ends in .tsv, tabs), block by block.
+
+    Args:
+        path: the file, gzipped or not.
+        columns: what is made of the file's columns, all texts; a null in the result makes a line bad.
+        names: the file's columns; without, they stand in its first line.
+        skip_bad_lines: as in `RawLines`.
+    """
+    lines = RawLines(path, skip_bad_lines)
+    separator = delimiter(path)
+    header = names is None
+    if header:
+        names = next(csv.reader(lines.head(), delimiter=separator))
+    needed = list(dict.fromkeys(name for column in columns for name in column.meta.root_names()))
+    for name in needed:
+        if name not in names:
+            raise InputError(f"{path}, line 1: no column {name!r}; its columns are {', '.join(names)}")
+
+    def parse(block: bytes) -> pl.DataFrame:
+        if not block.endswith(b"\n"):
+            # The end of the file: a line cut off within a value would otherwise pass for a shorter value.
+            last = block[block.rfind(b"\n") + 1 :].decode("utf-8", "replace")
+            if len(next(csv.reader([last], delimiter=separator))) < len(names):
+                raise InputError(f"fewer than {len(names)} columns")
+        table = pl.read_csv(
+            BytesIO(block),
+            has_header=False,
+            separator=separator,
+            schema={f"column_{n}": pl.String for n in range(len(names))},
+            columns=[names.index(name) for name in needed],
+        )
+        return table.select(pl.all().name.map(lambda column: names[int(column[7:])])).select(columns)
+
+    yield from lines.tables(parse, header=header)
+
+
+def read_json_lines(
+    path: Path, schema: dict[str, pl.DataType], optional: Sequence[str] = (), skip_bad_lines: int = 0
+) -> Iterator[pl.DataFrame]:
+    """Read some keys of a file with a JSON object a line, block by block.
+
+    Args:
+        path: the file, gzipped or not.
+        schema: the keys and their types; a list or object read as a text is given as its JSON.
+        optional: keys that may be absent.
+        skip_bad_lines: as in `RawLines`.
+    """
+    yield from RawLines(path, skip_bad_lines).tables(lambda block: pl.read_ndjson(BytesIO(block), schema=schema), optional=optional)
+
+
+def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:
+    for column in table.get_columns():
+        empty = column.dtype == pl.String and (column == "").any()
+        if column.name not in optional and (column.null_count() or empty):
+            return f"no valid {column.name}"
+    return None
+
+
+def _num_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _one_ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Read and decompress the next block while this one is parsed."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, blocks, None)
+        while (block := pending.result()) is not None:
+            pending = pool.submit(next, blocks, None)
+            yield block

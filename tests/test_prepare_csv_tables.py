@@ -1,0 +1,171 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from odmt.data.interactions import Interactions
+from odmt.errors import InputError
+from odmt.prepare.csv_tables import csv, read_items
+
+SHARED = Path(os.environ.get("ODMT_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def write(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes("\n".join(lines).encode(encoding))
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path):
+    write(
+        tmp_path / "events.csv",
+        "user_id,item_id,rating,timestamp",
+        "u,b,1,30",
+        "v,a,5,7.5",
+        "u,a,1,10",
+        "u,c,1,30",
+        "v,b,5,1e1",
+        "v,c,4,-3",
+        "v,d,4,11",
+        "",
+    )
+    write(
+        tmp_path / "items.csv",
+        "item_id,title,genre",
+        '"c","A ""quoted"", long',
+        'title",Drama|Comedy',
+        "b,B,",
+        "a,A,Crime",
+        "d,,",
+        "e,E,never seen",
+    )
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.PNG", "c.webp", "e.jpg"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / name)
+    (tmp_path / "images" / "d.txt").write_text("no image")
+    return tmp_path
+
+
+def run(raw, **options):
+    csv(**{"interactions": raw / "events.csv", "items": raw / "items.csv", "out": raw / "out", "min_length": 3, **options})
+    return Interactions.load(raw / "out", min_seq_len=3)
+
+
+def test_the_whole_way(raw, capsys):
+    read = run(raw, images=raw / "images", list_separator="|")
+    assert read.item_ids == ["c", "b", "a"]
+    assert read.texts == ['a "quoted", long title drama comedy', "b ", "a crime"]
+    assert read.user_ids == ["u", "v"]
+    assert [read.item_ids[n - 1] for n in read.items] == ["a", "b", "c", "c", "a", "b"]
+    assert sorted(os.listdir(raw / "out" / "images")) == ["a.jpg", "b.png", "c.webp"]
+    assert os.path.samefile(raw / "images" / "a.jpg", raw / "out" / "images" / "a.jpg")
+    assert "dropped: 1 items without text" in capsys.readouterr().out
+
+
+def test_without_images_and_with_named_columns(raw):
+    write(raw / "events.csv", "who,what,when", *(f"u,{item},{day}" for item, day in [("a", 3), ("b", 1), ("c", 2)]))
+    write(raw / "items.csv", "what,title,note", "a,A,x", "b,B,y", "c,C,z")
+    read = run(raw, user="who", item="what", timestamp="when", text="note")
+    assert read.texts == ["x", "y", "z"]
+    assert [read.item_ids[n - 1] for n in read.items] == ["b", "c", "a"]
+    assert not (raw / "out" / "images").exists()
+
+
+def test_dates_and_tabs(raw):
+    times = ["2020-02-01T10:00:00", "2020-01-31T23:59:59", "2019-12-31T00:00:00"]
+    write(raw / "events.tsv", "user_id\titem_id\ttimestamp", *(f"u\t{item}\t{time}" for item, time in zip("abc", times)))
+    read = run(raw, interactions=raw / "events.tsv")
+    assert [read.item_ids[n - 1] for n in read.items] == ["c", "b", "a"]
+
+
+def test_nanoseconds_and_carriage_returns(raw):
+    (raw / "events.csv").write_bytes(
+        b"\xef\xbb\xbfuser_id,item_id,timestamp\r\nu,a,1600000000000003000\r\nu,b,1600000000000001000\r\nu,c,1600000000000002000\r\n"
+    )
+    read = run(raw)
+    assert [read.item_ids[n - 1] for n in read.items] == ["b", "c", "a"]
+
+
+def test_bad_lines_are_named_or_counted(raw, capsys):
+    lines = ["user_id,item_id,timestamp", "u,a,1", "u,b,soon", "u,c,3", "u", ",b,4", "u,b,5", "u,b,6,7", "u,a,8"]
+    write(raw / "events.csv", *lines)
+    with pytest.raises(InputError, match=r"events.csv, line 3: no valid time: 'u,b,soon'; .*--skip-bad-lines 1"):
+        run(raw)
+    with pytest.raises(InputError, match=r"events.csv, line 6: no valid user"):
+        run(raw, skip_bad_lines=2)
+    read = run(raw, skip_bad_lines=4)
+    assert [read.item_ids[n - 1] for n in read.items] == ["a", "c", "b", "a"]
+    assert "events.csv: 4 bad lines left out, the first: line 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "message"),
+    [
+        (
+            "events.csv",
+            ["user,item_id,timestamp", "u,a,1"],
+            "line 1: no column 'user_id'; its columns are user, item_id",
+        ),
+        ("events.csv", ["user_id,item_id,timestamp"], "no row that can be read"),
+        ("events.csv", [], "the file is empty"),
+        ("items.csv", ["id,title", "a,A"], "line 1: no column 'item_id'; its columns are id, title"),
+        ("items.csv", ["item_id", "a"], "line 1: no column but 'item_id'"),
+        ("items.csv", ["item_id,title", "a,A", "b,B,C"], "line 3: 3 columns, expected 2"),
+        ("items.csv", ["item_id,title", "a,A", "b"], "line 3: 1 columns, expected 2"),
+        ("items.csv", ["item_id,title", "a,A", ",B"], "line 3: no value in column 'item_id'"),
+        ("items.csv", ["item_id,title", "a,A", 'b,"B', 'B"', "a,A"], "line 5: item 'a' stands in line 2 already"),
+        ("items.csv", ["item_id,title", "a,A", 'b,"B'], "line 3: unexpected end of data"),
+        ("items.csv", [], "the file is empty"),
+    ],
+)
+def test_bad_files_are_named(raw, file, lines, message):
+    write(raw / file, *lines)
+    with pytest.raises(InputError, match=f"{file}.*{message}"):
+        run(raw)
+    assert not (raw / "out").exists()
+
+
+def test_other_encodings_are_refused(raw):
+    write(raw / "items.csv", "item_id,title", "a,été", encoding="latin-1")
+    with pytest.raises(InputError, match=r"items.csv, line 2: not UTF-8"):
+        run(raw)
+    write(raw / "items.csv", "item_id,title", "a,A")
+    write(raw / "events.csv", "user_id,item_id,timestamp", "u,a,1", "é,a,1", encoding="latin-1")
+    with pytest.raises(InputError, match=r"events.csv, line 3: invalid utf-8"):
+        run(raw)
+
+
+def test_missing_files_are_named(raw):
+    with pytest.raises(InputError, match=r"nowhere.csv: no such file"):
+        run(raw, interactions=raw / "nowhere.csv")
+    with pytest.raises(InputError, match="no such folder; it should hold the images"):
+        run(raw, images=raw / "nowhere")
+
+
+def test_a_text_column_may_be_called_item(tmp_path):
+    table = read_items(write(tmp_path / "items.csv", "item_id,item", "a,A"), "item_id")
+    assert table.rows() == [("a", "A")]
+
+
+def test_a_big_file_is_read_in_blocks(raw, monkeypatch):
+    monkeypatch.setattr("odmt.prepare.raw_lines.BLOCK_BYTES", 100)
+    rows = [(f"u{n % 40}", "abc"[n % 3], str(n)) for n in range(2000)]
+    write(raw / "events.csv", "user_id,item_id,timestamp", *(",".join(row) for row in rows))
+    read = run(raw, last=1000)
+    expected = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").group_by("user", maintain_order=True).agg("item")
+    assert read.user_ids == expected["user"].to_list()
+    written = dict(line.split("\t") for line in (raw / "out" / "behaviours.tsv").read_text().splitlines())
+    assert written == {user: " ".join(items) for user, items in expected.rows()}
+
+
+def test_real_movies(tmp_path):
+    folder = SHARED / "data" / "movies"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    csv(folder / "interactions.csv", folder / "items.csv", tmp_path / "movies", images=folder / "images")
+    read = Interactions.load(tmp_path / "movies")
+    assert (read.num_users, read.num_items, len(read.items)) == (5544, 2882, 80638)
+    assert len(os.listdir(tmp_path / "movies" / "images")) == 2882
