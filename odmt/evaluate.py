@@ -14,14 +14,14 @@ from odmt.data.batches import eval_inputs, to_device
 from odmt.data.features import FeatureTable, gather_items
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, gather_shares, share
-from odmt.losses import fuse
 from odmt.metrics import OUT_OF_REACH
 from odmt.models.recommender import Recommender
 from odmt.precision import Precision
 
 ITEM_BLOCK = 512  # items that are encoded at a time
 USER_BLOCK = 1024  # users that are encoded at a time
-SCORE_BLOCK = 1 << 24  # scores that are held at a time, per source
+SCORES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores that are held at a time, per source
+MIN_USERS = 32  # users that are scored at a time however large the catalogue: fewer would only read it over and over
 
 
 @torch.inference_mode()
@@ -103,14 +103,20 @@ def _history(interactions, users, split, device) -> tuple[Tensor, Tensor, Tensor
 def _rank_block(
     states: dict[str, Tensor], catalogue: Mapping[str, Tensor], rows: Tensor, items: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    num_users, num_items = len(targets), len(next(iter(catalogue.values())))
-    step = max(1, SCORE_BLOCK // num_items)
+    device, num_items = targets.device, len(next(iter(catalogue.values())))
+    step = max(MIN_USERS, SCORES[device.type] // num_items)
+    # Fresh memory costs a CPU more than the scores that are written to it.
+    buffers = {source: torch.empty(step, num_items, device=device) for source in ("fused", *states)}
     parts = []
-    for begin in range(0, num_users, step):
-        block = slice(begin, begin + step)
-        scores = {source: state[block] @ catalogue[source].T for source, state in states.items()}
-        if len(scores) > 1 or "fused" not in scores:
-            scores = {"fused": fuse(scores), **(scores if len(scores) > 1 else {})}
+    for begin in range(0, len(targets), step):
+        block = slice(begin, min(begin + step, len(targets)))
+        scores = {source: buffer[: block.stop - begin] for source, buffer in buffers.items()}
+        for source, state in states.items():
+            torch.mm(state[block], catalogue[source].T, out=scores[source])
+        first, *others = (scores[source] for source in states)
+        fused = scores["fused"].copy_(first)
+        for other in others:  # the sum over the sources ranks as their mean does
+            fused += other
         inside = (rows >= begin) & (rows < begin + step)
         masked = (rows[inside] - begin, items[inside])
         parts.append({source: count_ranks(score, *masked, targets[block]) for source, score in scores.items()})
@@ -132,5 +138,11 @@ def count_ranks(scores: Tensor, rows: Tensor, items: Tensor, targets: Tensor) ->
     scores[:, 0] = float("-inf")
     scores[rows, items] = float("-inf")
     wanted = scores.gather(1, targets[:, None])
-    ranks = scores.shape[1] + 1 - (scores <= wanted).sum(1, dtype=torch.int32)
+    ranks = scores.shape[1] + 1 - _count_at_most(scores, wanted)
     return torch.where(wanted[:, 0] == float("-inf"), OUT_OF_REACH, ranks).int()
+
+
+def _count_at_most(scores: Tensor, wanted: Tensor) -> Tensor:
+    if scores.device.type == "cpu":  # a row at a time stays in the cache: eight times as fast as the line below
+        return torch.tensor([np.count_nonzero(row <= limit) for row, limit in zip(scores.numpy(), wanted.numpy())])
+    return (scores <= wanted).sum(1)

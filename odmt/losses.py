@@ -17,16 +17,18 @@ from odmt.data.batches import Batch
 def in_batch_logits(states: Tensor, items: Tensor, log_popularity: Tensor) -> Tensor:
     """Score every position against every distinct item of the batch: s_ij = <h_i, d_j> - log pop(j) (Eq. 6).
 
+    In float32 at least, whatever the encoders compute in: half precision would round scores of 20 to sixteenths.
+
     Args:
         states: [P, D].
         items: [M, D].
         log_popularity: [M].
 
     Returns:
-        [P, M], float32 at least.
+        [P, M].
     """
-    scores = states @ items.T
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)) - log_popularity
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    return states.to(dtype) @ items.to(dtype).T - log_popularity
 
 
 def log_candidates(copies: Tensor, users: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

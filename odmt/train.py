@@ -169,7 +169,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
             states, vectors = self.parallel(batch)
-            losses = self.objective(states, vectors, batch, epoch)
+        losses = self.objective(states, vectors, batch, epoch)
         self.scaler.scale(losses["loss"]).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
