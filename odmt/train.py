@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -154,15 +155,17 @@ class Trainer:
         def build(block: np.ndarray) -> Batch:
             batch = train_batch(self.interactions, block)
             batch.items = gather_items(self.tables, batch.items.numbers)
-            return batch
+            return to_device(batch, self.world.device, self.precision.dtype)
 
-        with ThreadPoolExecutor(1) as pool:
+        device = self.world.device
+        choose_gpu = partial(torch.cuda.set_device, device) if device.type == "cuda" else None  # threads start on the first
+        with ThreadPoolExecutor(1, initializer=choose_gpu) as pool:
             upcoming = pool.submit(build, users[0])
             for following in [*users[1:], None]:
                 batch = upcoming.result()
                 if following is not None:
                     upcoming = pool.submit(build, following)
-                yield to_device(batch, self.world.device, self.precision.dtype)
+                yield batch
 
     def train_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """One step of the optimizer; returns the losses by name, detached."""

@@ -111,8 +111,10 @@ def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: in
 
 
 def to_device(part, device: torch.device, dtype: torch.dtype):
-    """Move every tensor of a batch or of a part of it, asynchronously from pinned memory; features then become `dtype`."""
+    """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`."""
     if isinstance(part, Tensor):
+        if device.type == "cuda" and part.device.type == "cpu":
+            part = part.pin_memory()
         moved = part.to(device, non_blocking=True)
         return moved.to(dtype) if moved.is_floating_point() else moved
     if isinstance(part, dict):

@@ -55,7 +55,8 @@ class IdAwareMultimodalTransformer(nn.Module):
         for block in self.blocks[:-1]:
             rows = block(rows, packing, allowed)
         columns = [firsts[source] for source in self.sources]
-        read = self.blocks[-1].read(packing.pad(rows), columns, allowed[..., columns, :])
+        allowed = torch.stack([allowed[:, :, column] for column in columns], 2)
+        read = self.blocks[-1].read(packing.pad(rows), columns, allowed)
         return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
 
     def _tokens(self, items: Items) -> dict[str, Tokens]:

@@ -76,7 +76,7 @@ class TransformerTower(nn.Module):
         rows = self.dropout(self.projection(tokens.values))
         for block in self.blocks[:-1]:
             rows = block(rows, packing, allowed)
-        return self.head(self.blocks[-1].read(packing.pad(rows), slice(0, 1), allowed)[:, 0])
+        return self.head(self.blocks[-1].read(packing.pad(rows), [0], allowed)[:, 0])
 
 
 class MoEAdaptor(nn.Module):

@@ -3,6 +3,7 @@
 Legend: P packed rows, B sequences, L columns, R read columns, D width, H heads.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class TransformerBlock(nn.Module):
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=rate)
         return self._finish(rows, packing.pack(attended.transpose(1, 2).flatten(2)))
 
-    def read(self, grid: Tensor, columns: slice | list[int], allowed: Tensor) -> Tensor:
+    def read(self, grid: Tensor, columns: list[int], allowed: Tensor) -> Tensor:
         """Update only some columns: the same numbers as `forward` gives there, without keys and values of all rows.
 
         The projections are moved from the keys and values, of which there are L, to the queries and results, of which there
@@ -60,8 +61,8 @@ class TransformerBlock(nn.Module):
             [B, R, D].
         """
         dim, heads = grid.shape[-1], self.num_heads
-        rows = grid[:, columns]
-        num_read = rows.shape[1]
+        num_read = len(columns)
+        rows = grid.index_select(1, torch.tensor(columns).to(grid.device, non_blocking=True))
         # Per head: [B, R, H, D/H] x [H, D/H, D] -> [B, H, R, D]
         queries = self.query(rows).unflatten(-1, (heads, -1)) * (dim // heads) ** -0.5
         queries = queries.permute(2, 0, 1, 3).flatten(1, 2) @ self.key.weight.view(heads, -1, dim)
