@@ -129,6 +129,7 @@ class ModelConfig:
                 "model.id_init",
                 f"{init} needs {sorted(needed)} in model.sources",
             )
+        _require(self.id_init != "mean" or bool(modalities), "model.id_init", "mean needs text or image in model.sources")
         if self.fusion == "fdsa":
             _require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
 
@@ -140,7 +141,10 @@ class ModelConfig:
 
     @property
     def num_heads(self) -> int:
-        """Heads of the item encoder: as many as layers (official code, Figure 7)."""
+        """Heads of the item encoder: as many as layers (official code, Figure 7).
+
+        Choice: of the towers of `transformer` too, so that SASRec+LF's two layers have 2 heads and the one of w/o IMT (2) has 1.
+        """
         return self.num_layers
 
 
@@ -190,6 +194,7 @@ class TrainConfig:
         device: `auto` takes the GPU where there is one.
         seed: of weights, batches and dropout.
         patience: stop after so many epochs without a better validation recall@10; none: never.
+        test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
     """
 
     epochs: int = 30
@@ -201,6 +206,7 @@ class TrainConfig:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     seed: int = 1
     patience: int | None = None
+    test_curve: bool = False
 
     def __post_init__(self):
         for key in ("epochs", "batch_size"):

@@ -116,6 +116,7 @@ class Trainer:
     def fit(self):
         """Train epoch by epoch; every one is validated, checkpointed and logged."""
         patience = self.config.train.patience
+        splits = ("valid", "test") if self.config.train.test_curve else ("valid",)
         while self.progress.epoch < self.config.train.epochs:
             if patience and self.progress.epoch - self.progress.best_epoch >= patience:
                 log.info("no better validation for %d epochs: stopping", patience)
@@ -123,7 +124,7 @@ class Trainer:
             started = time.perf_counter()
             losses = self.train_epoch(self.progress.epoch + 1)
             trained = time.perf_counter()
-            metrics = {f"valid/{name}": value for name, value in summarize(self.rank("valid")).items()}
+            metrics = {f"{split}/{name}": value for split in splits for name, value in summarize(self.rank(split)).items()}
             seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
             self._finish_epoch({**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds})
 

@@ -9,7 +9,10 @@ from odmt.models.packing import Packing
 
 
 class GRU4Rec(nn.Module):
-    """Dropout on the input, one bias-free GRU layer, a linear back to D."""
+    """Dropout on the input, one bias-free GRU layer, a linear back to D.
+
+    Choice: RecBole's dropout of 0.3 stays whatever the pipeline's is.
+    """
 
     def __init__(self, dim: int, hidden_dim: int = 128, dropout: float = 0.3):
         super().__init__()

@@ -36,7 +36,10 @@ class ResidualBlock(nn.Module):
 
 
 class NextItNet(nn.Module):
-    """Residual blocks of dilations 1, 4 repeated five times, then a linear."""
+    """Residual blocks of dilations 1, 4 repeated five times, then a linear.
+
+    Deviation: RecBole's L2 penalty on the weights is left out, for all models are trained with one loss and AdamW's decay.
+    """
 
     def __init__(self, dim: int, dilations: tuple[int, ...] = (1, 4) * 5, kernel_size: int = 3):
         super().__init__()

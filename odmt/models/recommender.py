@@ -34,13 +34,16 @@ class FDSA(nn.Module):
     """An ID stack and a feature stack whose last outputs are joined, scored against the ID vectors (Zhang et al. 2019).
 
     The feature vector of an item is the mean of its text and image vectors under a learned softmax attention.
+
+    Deviation: RecBole's stacks share one LayerNorm and their positions; here each is a whole backbone of the pipeline. The
+    attention's last linear has no bias, which softmax would cancel.
     """
 
     def __init__(self, id_backbone: nn.Module, feature_backbone: nn.Module, dim: int, dropout: float):
         super().__init__()
         self.id_backbone = id_backbone
         self.feature_backbone = feature_backbone
-        self.attention = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+        self.attention = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False))
         self.join = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim, eps=1e-6), nn.Dropout(dropout))
 
     def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:

@@ -80,7 +80,10 @@ class TransformerTower(nn.Module):
 
 
 class MoEAdaptor(nn.Module):
-    """Parametric-whitening experts (x - b) W under a noisy softmax gate (UniSRec, Hou et al. 2022, Eq. 3-4)."""
+    """Parametric-whitening experts (x - b) W under a noisy softmax gate (UniSRec, Hou et al. 2022, Eq. 3-4).
+
+    Choice: the dropout is the pipeline's 0.1 (UniSRec's own code: 0.2).
+    """
 
     def __init__(self, width: int, dim: int, num_experts: int = 8, dropout: float = 0.1):
         super().__init__()

@@ -1,0 +1,159 @@
+"""Every file in configs/ is read and composed to what the paper describes; what does not fit is refused with its reason."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from odmt.config import Config, flatten, load_config
+from odmt.errors import InputError
+from odmt.models.builder import build_recommender
+from odmt.models.gru4rec import GRU4Rec
+from odmt.models.imt import IdAwareMultimodalTransformer
+from odmt.models.nextitnet import NextItNet
+from odmt.models.recommender import FDSA, Recommender
+from odmt.models.sasrec import SASRec
+from odmt.models.towers import ClsTower, EarlyFusion, IdEmbedding, MoEAdaptor, ProjectedId, TransformerTower
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MODELS = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
+WIDTH, NUM_ITEMS = 8, 5
+
+
+def build(config: Config) -> Recommender:
+    features = {source: torch.randn(NUM_ITEMS + 1, WIDTH) for source in config.model.needs}
+    small = replace(config.model, dim=24)
+    return build_recommender(small, NUM_ITEMS, 6, dict.fromkeys(features, WIDTH), features.__getitem__)
+
+
+def model(name: str, *overrides: str) -> Recommender:
+    return build(load_config([str(MODELS[name]), *overrides]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_file_builds_a_model_of_its_name(name):
+    config = load_config([str(MODELS[name])])
+    assert config.name == name
+    assert sum(parameter.numel() for parameter in build(config).parameters()) > 0
+
+
+@pytest.mark.parametrize("dataset", ["arts", "office", "hm", "stream", "demo"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_file_goes_with_every_dataset(name, dataset):
+    config = load_config([str(CONFIGS / f"{dataset}.yaml"), str(MODELS[name])])
+    assert (config.data.dataset, config.name) == (dataset, name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_header_says_what_the_file_is(name):
+    header = [line for line in MODELS[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert "Table" in header[0]
+    assert any("paper reports recall@10" in line for line in header)
+    assert header[-1] == f"# python -m odmt.train configs/arts.yaml configs/models/{name}.yaml"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_holds_only_what_differs(name):
+    defaults = dict(flatten(Config()))
+    content = MODELS[name].read_text(encoding="utf-8")
+    for key, value in flatten(load_config([str(MODELS[name])])):
+        stands_there = key.split(".")[-1] + ":" in content
+        assert stands_there == (value != defaults[key]) or key == "name", key
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "nextitnet"])
+def test_id_only_rows(name):
+    backbone = {"sasrec": SASRec, "gru4rec": GRU4Rec, "nextitnet": NextItNet}[name]
+    recommender = model(name)
+    assert isinstance(recommender.item_encoder, EarlyFusion)
+    assert [type(tower) for tower in recommender.item_encoder.encoder.towers.values()] == [IdEmbedding]
+    assert [type(part) for part in recommender.user_encoder.backbones.values()] == [backbone]
+
+
+@pytest.mark.parametrize(("name", "sources"), [("sasrec_ef", ["fused"]), ("sasrec_lf", ["id", "text", "image"])])
+def test_sasrec_with_features(name, sources):
+    recommender = model(name)
+    towers = recommender.item_encoder.encoder.towers if name == "sasrec_ef" else recommender.item_encoder.towers
+    assert isinstance(towers["id"], IdEmbedding)
+    for modality in ("text", "image"):
+        assert isinstance(towers[modality], TransformerTower)
+        assert [block.num_heads for block in towers[modality].blocks] == [2, 2]
+        assert len(towers[modality].head) == 3
+    assert list(recommender.user_encoder.backbones) == sources
+    assert all(len(backbone.blocks) == 2 for backbone in recommender.user_encoder.backbones.values())
+
+
+def test_early_fusion_is_the_mean_and_unisrec_the_sum():
+    assert model("sasrec_ef").item_encoder.mean
+    unisrec = model("unisrec").item_encoder
+    assert not unisrec.mean
+    assert isinstance(unisrec.encoder.towers["id"], IdEmbedding)
+    for modality in ("text", "image"):
+        tower = unisrec.encoder.towers[modality]
+        assert isinstance(tower, ClsTower)
+        assert isinstance(tower.network, MoEAdaptor)
+        assert len(tower.network.shift) == 8
+
+
+def test_fdsa_has_two_stacks():
+    recommender = model("fdsa")
+    assert isinstance(recommender.user_encoder, FDSA)
+    assert isinstance(recommender.item_encoder.towers["id"], IdEmbedding)
+    assert len(recommender.user_encoder.id_backbone.blocks) == len(recommender.user_encoder.feature_backbone.blocks) == 2
+
+
+def test_odmt_is_the_default():
+    assert load_config([str(MODELS["odmt"])]) == Config()
+    encoder = model("odmt").item_encoder
+    assert isinstance(encoder, IdAwareMultimodalTransformer)
+    assert [block.num_heads for block in encoder.blocks] == [2, 2]
+    assert not encoder.id_visible
+
+
+def test_ablations():
+    assert model("no_id_mask").item_encoder.id_visible
+    assert model("no_id").item_encoder.id_table is None
+    assert isinstance(model("no_online_distillation").item_encoder, IdAwareMultimodalTransformer)
+    assert load_config([str(MODELS["no_online_distillation"])]).model.fusion == "late"
+    assert load_config([str(MODELS["no_distillation"])]).distillation.constant_weight == 0
+    for name, layers in {"no_imt_two_layers": 2, "no_imt_one_layer": 1}.items():
+        towers = model(name).item_encoder.towers
+        assert isinstance(towers["id"], ProjectedId)
+        for modality in ("text", "image"):
+            assert [block.num_heads for block in towers[modality].blocks] == [layers] * layers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["model.sources=[text,image]", "model.id_init=mean"], "model.id_init: needs id"),
+        (["model.id_init=text", "model.sources=[id,image]"], "model.id_init: text needs"),
+        (["model.id_init=concat", "model.sources=[id,text]"], "model.id_init: concat needs"),
+        (["model.id_init=mean", "model.sources=[id]", "model.item_encoder=dnn", "model.fusion=early"], "mean needs"),
+        (["sasrec", "model.id_init=random"], "id_encoder=projected"),
+        (["model.sources=[text]"], "distillation needs two sources"),
+        (["sasrec_lf", "model.sources=[id]", "model.fusion=separate"], "distillation needs two sources"),
+        (["sasrec_ef", "model.id_visible_to_modalities=false"], "the ID mask exists only in the IMT"),
+        (["no_id", "model.id_visible_to_modalities=true"], "the ID mask exists only in the IMT with an ID source"),
+        (["model.sources=[id]", "model.fusion=early"], "imt needs text or image"),
+        (["model.id_encoder=embedding"], "the IMT needs the ID as a token"),
+        (["fdsa", "model.sources=[text,image]"], "fdsa needs id and text or image"),
+        (["fdsa", "model.sources=[id]"], "fdsa needs id and text or image"),
+        (["model.num_layers=3", "model.dim=64"], "64 is no multiple of num_layers"),
+        (["model.dim=33", "sasrec"], "33 is no multiple of backbone_heads"),
+        (["model.sources=[]"], "name at least one"),
+        (["model.sources=[id,id,text]"], "names a source twice"),
+        (["model.fusion=middle"], "model.fusion"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, reason):
+    with pytest.raises(InputError) as refusal:
+        load_config([str(MODELS.get(argument, argument)) for argument in arguments])
+    assert reason in str(refusal.value)
+
+
+def test_the_mean_of_features_of_two_widths_is_refused():
+    widths = {"text": 8, "image": 6}
+    with pytest.raises(InputError, match="these are image 6, text 8; take text, image or concat"):
+        build_recommender(Config().model, NUM_ITEMS, 6, widths, lambda source: torch.randn(NUM_ITEMS + 1, widths[source]))
