@@ -1,0 +1,262 @@
+"""The fast path against the plain computation, and the plain computation against the official code's numbers."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
+from odmt.bench.synthetic import SyntheticTable
+from odmt.config import DistillationConfig, ModelConfig
+from odmt.data.batches import to_device, train_batch
+from odmt.data.features import gather_items
+from odmt.data.interactions import Interactions
+from odmt.distributed import World
+from odmt.evaluate import encode_catalogue, rank_targets
+from odmt.losses import Objective, ramp_up
+from odmt.models.builder import build_recommender
+from odmt.models.official import official_name
+from odmt.precision import Precision
+
+CPU = torch.device("cpu")
+MAX_SEQ_LEN = 6
+NUM_ITEMS = 12
+WIDTHS = {"id": 20, "text": 20, "image": 20}
+EPOCH = 7
+GOLDEN_CASES = ["default", "no_id_mask", "constant_weight", "one_layer_text_init"]
+INITIALIZATIONS = ["random", "mean", "image", "text"]  # numbered so by the official code
+
+# Training parts; each user's two targets are drawn. L is 6.
+USERS = {
+    "random": None,
+    "no_padding": [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 1, 2], [3, 5, 7, 9, 11, 2, 4]],
+    "almost_all_padding": [[1, 2], [3, 4], [5, 6], [2, 7]],
+    "single_items": [[1], [2], [3, 4, 5], [1], [6, 2]],
+    "repeats": [[1, 1, 1, 1], [1, 2, 1, 2, 1, 2, 1], [2, 2, 3], [3, 1, 3, 1, 3], [4, 4]],
+}
+
+
+def interactions_of(parts: list[list[int]] | None, rng: np.random.Generator) -> Interactions:
+    if parts is None:
+        parts = [rng.integers(1, NUM_ITEMS + 1, rng.integers(1, MAX_SEQ_LEN + 2)).tolist() for _ in range(9)]
+    windows = []
+    for part in parts:
+        unseen = np.setdiff1d(np.arange(1, NUM_ITEMS + 1), part)
+        windows.append(part + rng.choice(unseen, 2, replace=False).tolist())
+    return Interactions(
+        user_ids=[f"u{n}" for n in range(len(windows))],
+        item_ids=[f"i{n}" for n in range(1, NUM_ITEMS + 1)],
+        texts=[""] * NUM_ITEMS,
+        items=np.concatenate(windows).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, windows)]),
+        max_seq_len=MAX_SEQ_LEN,
+    )
+
+
+def tables_of(ties: bool, rng: np.random.Generator) -> dict[str, SyntheticTable]:
+    """Random features; with ties, the second half of the items has those of the first."""
+    rows = np.arange(NUM_ITEMS) % (NUM_ITEMS // 2 if ties else NUM_ITEMS)
+    lengths = {"text": rng.integers(1, 6, NUM_ITEMS), "image": np.full(NUM_ITEMS, 4)}
+    return {source: SyntheticTable(length, rows, CPU, WIDTHS[source]) for source, length in lengths.items()}
+
+
+def padded(table: SyntheticTable, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [S, T, W] and mask [S, T] of slots; padding slots have the last item's features and no real token."""
+    lengths, starts = table.lengths[numbers - 1], table.starts[numbers - 1]
+    columns = np.arange(table.lengths.max())
+    values = table.values[torch.from_numpy(starts[:, None] + np.minimum(columns, lengths[:, None] - 1))].double()
+    return values, torch.from_numpy(columns < lengths[:, None]) & (numbers > 0)[:, None]
+
+
+def pair(config: ModelConfig, tables: dict[str, SyntheticTable]):
+    """The same model twice, in float64: the package's and the oracle."""
+    fast = build_recommender(config, NUM_ITEMS, MAX_SEQ_LEN, WIDTHS, lambda source: tables[source].cls()).double()
+    with torch.no_grad():  # LayerNorms and biases start where errors in them would not show
+        for parameter in fast.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    oracle = OfficialODMT(config, NUM_ITEMS, MAX_SEQ_LEN, WIDTHS).double().load_recommender(fast.state_dict())
+    return fast, oracle
+
+
+def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    return float((got - expected).detach().norm() / max(expected.detach().norm(), floor))
+
+
+def compare_step(fast, oracle, tables, interactions, temperature: float):
+    users = np.arange(interactions.num_users)
+    log_popularity = torch.from_numpy(interactions.popularity()).log()
+    batch = train_batch(interactions, users)
+    batch.items = gather_items(tables, batch.items.numbers)
+    batch = to_device(batch, CPU, torch.float64)
+    objective = Objective(log_popularity, False, DistillationConfig(temperature=temperature))
+    got = objective(*fast(batch), batch, EPOCH)
+    got["loss"].backward()
+
+    numbers = left_padded(*interactions.histories(users, "train"), MAX_SEQ_LEN + 1)
+    text, image = (padded(tables[source], numbers.view(-1)) for source in ("text", "image"))
+    vectors = oracle.encode_items(numbers.view(-1), *text, image[0])
+    logits, targets = oracle.logits(vectors, numbers, log_popularity)
+    cross_entropy, distillation = losses(logits, targets, temperature)
+    distillation = ramp_up(EPOCH, 20) * distillation
+    (cross_entropy + distillation).backward()
+
+    assert relative_error(got["loss"] - got["distillation"], cross_entropy) < 1e-5
+    assert relative_error(got["distillation"], distillation) < 1e-5
+    gradients = {official_name(name): parameter.grad for name, parameter in oracle.named_parameters()}
+    largest = max(gradient.norm() for gradient in gradients.values())
+    assert largest > 1e-3
+    for name, parameter in fast.named_parameters():
+        # Some gradients are zero but for rounding.
+        assert relative_error(parameter.grad, gradients.pop(name), 1e-3 * largest) < 1e-5, name
+    assert not gradients
+
+
+@pytest.mark.parametrize("users", USERS)
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_a_training_step_is_exact(users, ties):
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    tables = tables_of(ties, rng)
+    config = ModelConfig(dim=8, dropout=0.0)
+    fast, oracle = pair(config, tables)
+    if ties:  # items with equal vectors have equal scores
+        half = NUM_ITEMS // 2
+        with torch.no_grad():
+            for table in (fast.item_encoder.id_table, oracle.id_encoder):
+                table.weight[half + 1 :] = table.weight[1 : half + 1]
+    compare_step(fast, oracle, tables, interactions_of(USERS[users], rng), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [
+        ({"num_layers": 1}, 0.1),
+        ({"num_layers": 3, "dim": 12}, 0.5),
+        ({"id_visible_to_modalities": True}, 0.3),
+        ({"backbone_layers": 1, "backbone_heads": 4}, 1.0),
+    ],
+    ids=str,
+)
+def test_a_training_step_is_exact_whatever_the_model(settings, temperature):
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    tables = tables_of(False, rng)
+    fast, oracle = pair(ModelConfig(**{"dim": 8, "dropout": 0.0, **settings}), tables)
+    compare_step(fast, oracle, tables, interactions_of(None, rng), temperature)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("users", ["random", "no_padding", "single_items"])
+def test_ranks_are_exact(users, split):
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    tables = tables_of(False, rng)
+    interactions = interactions_of(USERS[users], rng)
+    fast, oracle = pair(ModelConfig(dim=8, dropout=0.0), tables)
+    fast, oracle = fast.float().eval(), oracle.float().eval()
+    world = World(0, 1, CPU)
+    catalogue = encode_catalogue(fast, tables, NUM_ITEMS, world, Precision.choose("fp32", CPU))
+    got = rank_targets(fast, catalogue, interactions, split, world)
+
+    numbers = torch.arange(NUM_ITEMS + 1)
+    (text, mask), (image, _) = (padded(tables[source], numbers) for source in ("text", "image"))
+    with torch.no_grad():
+        vectors = oracle.encode_items(numbers, text.float(), mask, image.float())
+    for source, vector in vectors.items():
+        assert relative_error(catalogue[source][1:], vector[1:]) < 1e-5
+    expected = rank_users(oracle, vectors, interactions, split, np.arange(interactions.num_users), batch_size=4)
+    for source, ranks in expected.items():
+        assert got[source].tolist() == ranks.tolist()
+
+
+@pytest.fixture(scope="module", params=GOLDEN_CASES)
+def golden(request) -> tuple[dict, dict[str, Tensor], OfficialODMT]:
+    folder = Path(__file__).parent / "golden"
+    described = json.loads((folder / f"{request.param}.json").read_text())
+    tensors = load_file(folder / f"{request.param}.safetensors")
+    args = described["args"]
+    config = ModelConfig(
+        dim=args["embedding_dim"],
+        num_layers=args["merged_att_layers"],
+        id_init=INITIALIZATIONS[args["init"]],
+        id_visible_to_modalities=args["version"] != "v1",
+        backbone_layers=args["transformer_block"],
+        backbone_heads=args["num_attention_heads"],
+        dropout=args["drop_rate"],
+    )
+    widths = {source: args[f"{source}_embedding_dim"] for source in ("id", "text", "image")}
+    model = OfficialODMT(config, described["n_items"], args["max_seq_len"], widths)
+    model.load_state_dict({name: tensors[f"state.{name}"] for name in model.state_dict()})
+    return described, tensors, model
+
+
+def golden_step(described: dict, tensors: dict[str, Tensor], model: OfficialODMT, numbers: Tensor):
+    """Logits, cross-entropy and weighted distillation of a batch of goldens."""
+    slots, args = numbers.view(-1), described["args"]
+    vectors = model.encode_items(
+        slots, tensors["features.text"][slots], tensors["features.text_mask"][slots], tensors["features.image"][slots]
+    )
+    logits, targets = model.logits(vectors, numbers, tensors["item_popularity"].log())
+    cross_entropy, distillation = losses(logits, targets, args["tau"])
+    alpha = args["alpha"]
+    weight = alpha if alpha < 1 else math.exp(-5 * (1 - min(described["epoch"], alpha) / alpha) ** 2)
+    return logits, cross_entropy, weight * distillation
+
+
+def test_the_oracle_has_the_official_logits_losses_and_gradients(golden):
+    described, tensors, model = golden
+    logits, cross_entropy, distillation = golden_step(described, tensors, model, tensors["batch.item_ids"])
+    for source, z in logits.items():
+        assert relative_error(z, tensors[f"logits.{source}"]) < 1e-6
+    assert relative_error(cross_entropy, tensors["loss.ce"]) < 1e-6
+    assert relative_error(distillation, tensors["loss.kl_weighted"]) < 1e-5
+    model.zero_grad()
+    (cross_entropy + distillation).backward()
+    for name, parameter in model.named_parameters():
+        assert relative_error(parameter.grad, tensors[f"grad.{name}"], 1e-4) < 1e-4, name
+
+
+def test_the_oracle_has_the_official_trajectory(golden):
+    described, tensors, model = golden
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1)
+    for step, expected in enumerate(tensors["trajectory.losses"]):
+        optimizer.zero_grad()
+        _, cross_entropy, distillation = golden_step(described, tensors, model, tensors[f"trajectory.batch.{step:02}"])
+        (cross_entropy + distillation).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
+        optimizer.step()
+        assert relative_error(torch.stack([cross_entropy, distillation, norm]), expected) < 1e-4
+
+
+def test_the_oracle_has_the_official_ranks(golden):
+    described, tensors, model = golden
+    numbers = torch.arange(described["n_items"] + 1)
+    with torch.no_grad():
+        vectors = model.encode_items(numbers, *(tensors[f"features.{part}"] for part in ("text", "text_mask", "image")))
+    for source, vector in vectors.items():
+        assert relative_error(vector[1:], tensors[f"items.{source}"][1:]) < 1e-5
+    windows = list(described["sequences"].values())
+    interactions = Interactions(
+        user_ids=list(described["sequences"]),
+        item_ids=[str(n) for n in range(described["n_items"])],
+        texts=[],
+        items=np.concatenate(windows).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, windows)]),
+        max_seq_len=described["args"]["max_seq_len"],
+    )
+    for split in ("valid", "test"):
+        ranks = rank_users(model, vectors, interactions, split, np.arange(len(windows)))
+        reachable = [
+            interactions.targets(split)[user] not in interactions.histories(np.array([user]), split)[0]
+            for user in range(len(windows))
+        ]
+        assert sum(reachable) > len(windows) // 2
+        for source, rank in ranks.items():
+            assert torch.equal(rank[reachable], tensors[f"eval.{split}.{source}"][reachable, 0])
