@@ -218,7 +218,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines with their numbers from 1, without their ends."""
     _check_file(path)
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for line, row in enumerate(file, 1):
                 yield line, row.rstrip("\r\n")
     except UnicodeDecodeError:
