@@ -1,0 +1,56 @@
+"""What several test files share: the folder of goldens, and tiny datasets on disk."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from odmt.data.interactions import Interactions
+
+# Tensors are tiny here: more threads would only wait for one another. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+OWN_GOLDENS = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=OWN_GOLDENS,
+        help="folder of NAME.json + NAME.safetensors made by the official code (default: the project's own)",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """Run tests of a `golden_name` on every golden of the folder."""
+    if "golden_name" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("golden_dir")
+        names = sorted(path.stem for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+        if not names:
+            raise pytest.UsageError(f"--golden-dir {folder}: no NAME.json with its NAME.safetensors")
+        metafunc.parametrize("golden_name", names, scope="module")
+
+
+@pytest.fixture(scope="session")
+def golden_dir(request) -> Path:
+    return request.config.getoption("golden_dir")
+
+
+def make_interactions(windows: list[list[int]], num_items: int, max_seq_len: int) -> Interactions:
+    """Interactions with given windows of item numbers; each window ends with the two held-out items."""
+    return Interactions(
+        user_ids=[f"u{user}" for user in range(len(windows))],
+        item_ids=[f"i{number}" for number in range(1, num_items + 1)],
+        texts=[f"text {number}" for number in range(1, num_items + 1)],
+        items=np.concatenate([np.asarray(window, np.int32) for window in windows]),
+        offsets=np.cumsum([0, *map(len, windows)]),
+        max_seq_len=max_seq_len,
+    )
+
+
+@pytest.fixture(scope="session")
+def interactions_of():
+    """The function that makes `Interactions` of windows of item numbers."""
+    return make_interactions
