@@ -4,9 +4,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 
 from odmt.errors import InputError
+
+
+class OptionParser(ArgumentParser):
+    """Options as they are usually typed: dashes between words, and switches that take no value."""
+
+    def add_argument(self, *names, **settings):
+        """Add an option as `ArgumentParser.add_argument` does."""
+        if settings.get("type") is bool and settings.get("default") is False:
+            settings = {key: value for key, value in settings.items() if key != "type"} | {"action": "store_true"}
+        if names and isinstance(names[0], str) and "_" in names[0] and names[0] != "--print_config":
+            settings["dest"] = names[0].removeprefix("--")
+            names = (names[0].replace("_", "-"), *names[1:])
+        return super().add_argument(*names, **settings)
 
 
 def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None):
@@ -15,7 +28,7 @@ def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = No
     Types, defaults and help texts are those of the functions' signatures and docstrings.
     """
     with report_mistakes():
-        return auto_cli(commands, args=args, as_positional=False)
+        return auto_cli(commands, args=args, as_positional=False, parser_class=OptionParser)
 
 
 @contextmanager

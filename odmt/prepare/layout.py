@@ -51,7 +51,7 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     old = out.is_dir() and any(out.iterdir())
     is_dataset = any((out / name).exists() for name in ("behaviours.tsv", "unfinished"))
     if old and not (overwrite and is_dataset):
-        remedy = "remove it, choose another name, or pass --overwrite true" if is_dataset else "choose another name"
+        remedy = "remove it, choose another name, or pass --overwrite" if is_dataset else "choose another name"
         raise InputError(f"{out}: the folder holds {'a dataset' if is_dataset else 'other files'} already; {remedy}")
     partial, replaced = (out.with_name(out.name + ending) for ending in (".partial", ".replaced"))
     for leftover in (partial, replaced):
