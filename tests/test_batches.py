@@ -1,0 +1,86 @@
+"""Training batches and evaluation inputs on examples that can be read off, and how users are dealt out to steps."""
+
+import numpy as np
+import pytest
+import torch
+
+from odmt.data.batches import Items, Tokens, epoch_users, eval_inputs, to_device, train_batch
+
+WINDOWS = [[5, 3, 5, 1, 2], [4, 9, 9], [3, 7, 8, 8]]  # the last two of each are held out
+
+
+@pytest.fixture
+def interactions(interactions_of):
+    return interactions_of(WINDOWS, 9, max_seq_len=2)
+
+
+def test_train_batch(interactions):
+    batch = train_batch(interactions, np.array([0, 2]))
+    assert batch.items.numbers.tolist() == [3, 5, 7]
+    assert batch.items.features == {}
+    numbers = batch.items.numbers
+    assert numbers[batch.inputs.rows].tolist() == [5, 3, 3]
+    assert numbers[batch.targets].tolist() == [3, 5, 7]
+    assert batch.inputs.lengths.tolist() == [2, 1]
+    assert batch.inputs.longest == 2
+    assert batch.copies.tolist() == [[1, 2, 0], [1, 0, 1]]
+
+
+def test_a_user_with_one_item_predicts_nothing_but_his_item_is_there(interactions):
+    batch = train_batch(interactions, np.array([1, 0]))
+    assert batch.items.numbers.tolist() == [3, 4, 5]
+    assert batch.inputs.lengths.tolist() == [0, 2]
+    assert batch.items.numbers[batch.inputs.rows].tolist() == [5, 3]
+    assert batch.copies.tolist() == [[0, 1, 0], [1, 0, 2]]
+
+
+def test_held_out_items_are_not_in_training(interactions):
+    batch = train_batch(interactions, np.arange(3))
+    assert not {1, 2, 8, 9} & set(batch.items.numbers.tolist())
+
+
+@pytest.mark.parametrize(("split", "expected"), [("valid", [5, 3, 5, 4]), ("test", [3, 5, 1, 4, 9])])
+def test_eval_inputs_are_item_numbers(interactions_of, split, expected):
+    inputs = eval_inputs(interactions_of(WINDOWS, 9, max_seq_len=3), np.array([0, 1]), split)
+    assert inputs.rows.tolist() == expected
+    assert inputs.lengths.tolist() == ([3, 1] if split == "valid" else [3, 2])
+    assert inputs.longest == 3
+
+
+def test_eval_inputs_are_cut_to_the_last_positions(interactions):
+    assert eval_inputs(interactions, np.array([0]), "test").rows.tolist() == [5, 1]
+
+
+def test_every_user_once_an_epoch_in_another_order():
+    epochs = [list(epoch_users(103, 10, seed=1, epoch=epoch)) for epoch in (1, 2)]
+    assert [len(step) for step in epochs[0]] == [10] * 10 + [3]
+    for steps in epochs:
+        assert sorted(np.concatenate(steps)) == list(range(103))
+    orders = [np.concatenate(steps).tolist() for steps in epochs]
+    assert orders[0] != orders[1]
+    assert orders[0] == np.concatenate(list(epoch_users(103, 10, seed=1, epoch=1))).tolist()
+    assert orders[0] != np.concatenate(list(epoch_users(103, 10, seed=2, epoch=1))).tolist()
+
+
+@pytest.mark.parametrize("num_users", [100, 101, 103, 2])
+def test_processes_share_an_epoch_evenly(num_users):
+    world = 4
+    shares = [np.concatenate(list(epoch_users(num_users, 10, 1, 1, rank, world))) for rank in range(world)]
+    sizes = {len(share) for share in shares}
+    assert sizes == {-(-num_users // world)}
+    dealt, counts = np.unique(np.concatenate(shares), return_counts=True)
+    assert dealt.tolist() == list(range(num_users))
+    repeated = sizes.pop() * world - num_users
+    assert counts.sum() - num_users == repeated
+    if num_users > world:
+        assert counts.max() <= 2
+
+
+def test_to_device_makes_features_the_precision_and_leaves_numbers():
+    items = Items(torch.tensor([1, 2]), {"text": Tokens(torch.ones(3, 4, dtype=torch.float16), torch.tensor([1, 2]), 2)})
+    moved = to_device(items, torch.device("cpu"), torch.bfloat16)
+    assert moved.numbers.dtype == torch.int64
+    assert moved.features["text"].values.dtype == torch.bfloat16
+    assert moved.features["text"].lengths.tolist() == [1, 2]
+    assert moved.features["text"].longest == 2
+    assert items.features["text"].values.dtype == torch.float16
