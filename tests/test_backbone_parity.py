@@ -1,7 +1,5 @@
 """Sequence backbones and the MoE adaptor against RecBole's and UniSRec's numbers, which are stored as goldens."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,8 +14,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def golden(request) -> dict[str, torch.Tensor]:
-    return load_file(Path(request.config.getoption("golden_dir")) / "backbones.safetensors")
+def golden(golden_dir) -> dict[str, torch.Tensor]:
+    return load_file(golden_dir / "backbones.safetensors")
 
 
 def states_at_valid(backbone, golden: dict[str, torch.Tensor], extra: int = 0) -> torch.Tensor:
