@@ -1,0 +1,127 @@
+"""Both sides of a measurement: the package's trainer over data in memory, and one around the plain computation.
+
+Legend: B users, S slots, T tokens, W feature width.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
+from odmt.bench.synthetic import SyntheticTable
+from odmt.config import Config
+from odmt.data.interactions import Interactions
+from odmt.distributed import World
+from odmt.evaluate import encode_catalogue, rank_targets
+from odmt.losses import ramp_up
+from odmt.precision import Precision
+from odmt.train import Trainer
+
+ITEM_BLOCK = 128  # items that the official code encodes at a time for its evaluation
+
+
+class InMemoryTrainer(Trainer):
+    """The package's trainer, its data given instead of read."""
+
+    def __init__(self, config: Config, world: World, interactions: Interactions, tables: dict[str, SyntheticTable]):
+        self.config, self.world = config, world
+        self.interactions, self.tables = interactions, tables
+        torch.manual_seed(config.train.seed)
+        self.model = self.parallel = self._build().to(world.device)
+        self.objective = self._objective()
+        settings = config.train
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.precision = Precision.choose(settings.precision, world.device)
+        self.scaler = self.precision.loss_scaler()
+
+    def step(self, users: np.ndarray):
+        """Train on the batch of some users, from their numbers to the new weights."""
+        self.parallel.train()
+        for batch in self.batches([users]):
+            self.train_step(batch, 1)
+
+    def run_epoch(self):
+        """One epoch, one validation, one test."""
+        self.train_epoch(1)
+        catalogue = encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
+        for split in ("valid", "test"):
+            rank_targets(self.model, catalogue, self.interactions, split, self.world)
+
+
+class OfficialTrainer:
+    """The same run as the official code computes it."""
+
+    def __init__(self, config: Config, world: World, interactions: Interactions, tables: dict[str, SyntheticTable]):
+        self.config, self.device = config, world.device
+        self.interactions, self.tables = interactions, tables
+        self.log_popularity = torch.from_numpy(interactions.popularity()).log().float().to(world.device)
+        widths = {source: table.width for source, table in tables.items()}
+        widths["id"] = widths["image"]
+        torch.manual_seed(config.train.seed)
+        self.model = OfficialODMT(config.model, interactions.num_items, interactions.max_seq_len, widths).to(world.device)
+        with torch.no_grad():
+            self.model.id_encoder.weight.copy_(sum(table.cls() for table in tables.values()) / len(tables))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), config.train.lr, weight_decay=config.train.weight_decay)
+        self.precision = Precision.choose(config.train.precision, world.device)
+        self.scaler = self.precision.loss_scaler()
+
+    def step(self, users: np.ndarray):
+        """Train on the batch of some users, from their numbers to the new weights."""
+        settings = self.config
+        self.model.train()
+        grid = left_padded(*self.interactions.histories(users, "train"), self.interactions.max_seq_len + 1)
+        numbers = grid.to(self.device)
+        self.optimizer.zero_grad()
+        with self.precision.autocast():
+            vectors = self.model.encode_items(numbers.view(-1), *self.features(grid.view(-1)))
+            logits, targets = self.model.logits(vectors, numbers, self.log_popularity)
+            cross_entropy, distillation = losses(logits, targets, settings.distillation.temperature)
+            loss = cross_entropy + ramp_up(1, settings.distillation.ramp_up_epochs) * distillation
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.train.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def run_epoch(self):
+        """One epoch, one validation, one test."""
+        order = np.random.default_rng(1).permutation(self.interactions.num_users)
+        size = self.config.train.batch_size
+        for begin in range(0, len(order), size):
+            self.step(order[begin : begin + size])
+        for split in ("valid", "test"):
+            rank_users(self.model, self.encode_catalogue(), self.interactions, split, np.arange(len(order)))
+
+    @torch.no_grad()
+    def encode_catalogue(self) -> dict[str, Tensor]:
+        """All items and the padding [N + 1, D] by source."""
+        self.model.eval()
+        blocks: dict[str, list[Tensor]] = {}
+        for numbers in torch.arange(self.interactions.num_items + 1).split(ITEM_BLOCK):
+            with self.precision.autocast():
+                vectors = self.model.encode_items(numbers.to(self.device), *self.features(numbers))
+            for source, vector in vectors.items():
+                blocks.setdefault(source, []).append(vector.float())
+        return {source: torch.cat(parts) for source, parts in blocks.items()}
+
+    def features(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Text [S, T, W], its mask [S, T] and image [S, T', W] of slots, those of padding included, in float32."""
+        (text, mask), (image, _) = (padded_tokens(self.tables[source], numbers) for source in ("text", "image"))
+        return text.float(), mask, image.float()
+
+
+def padded_tokens(table: SyntheticTable, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and mask of slots on the device of the table; padding has the last item's features, all of them masked.
+
+    Args:
+        table: of N items.
+        numbers: [S] on the CPU, 0 for padding.
+
+    Returns:
+        float16 [S, T, W], T the longest of the table, and True for real tokens [S, T].
+    """
+    lengths, starts = (torch.from_numpy(part)[numbers - 1][:, None] for part in (table.lengths, table.starts))
+    columns = torch.arange(int(table.lengths.max()))
+    rows = starts + torch.minimum(columns, lengths - 1)
+    mask = (columns < lengths) & (numbers > 0)[:, None]
+    return table.values[rows.to(table.values.device)], mask.to(table.values.device)
