@@ -38,6 +38,13 @@ def golden_dir(request) -> Path:
     return request.config.getoption("golden_dir")
 
 
+@pytest.fixture(scope="module")
+def golden(golden_name, golden_dir, interactions_of):
+    from goldens import Golden  # imports torch, which must come after the setting above
+
+    return Golden.load(golden_dir, golden_name, interactions_of)
+
+
 def make_interactions(windows: list[list[int]], num_items: int, max_seq_len: int) -> Interactions:
     """Interactions with given windows of item numbers; each window ends with the two held-out items."""
     return Interactions(

@@ -4,116 +4,28 @@
 """
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from goldens import SOURCES, Golden
 from torch import Tensor, nn
 
-from odmt.config import DistillationConfig, ModelConfig
-from odmt.data.batches import Batch, Tokens, train_batch
-from odmt.data.features import gather_items
+from odmt.config import ModelConfig
 from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.losses import Objective, in_batch_logits, log_candidates
+from odmt.losses import in_batch_logits, log_candidates
 from odmt.metrics import OUT_OF_REACH
 from odmt.models.builder import initial_id_table
-from odmt.models.imt import IdAwareMultimodalTransformer
-from odmt.models.official import from_official, official_name
-from odmt.models.recommender import Recommender, SourceBackbones
-from odmt.models.sasrec import SASRec
+from odmt.models.official import official_name
+from odmt.models.recommender import Recommender
 from odmt.precision import Precision
 
 TOLERANCE = 1e-4
 NEGLIGIBLE = 1e-6  # a gradient so much smaller than the largest is zero but for rounding
-SOURCES = ("id", "text", "image")
 WORLD, PRECISION = World(0, 1, torch.device("cpu")), Precision("cpu", torch.float32)
-
-
-class GoldenTable:
-    """One modality's features [N + 1, n, W] as a `FeatureTable`; `mask` [N + 1, n] tells the real tokens."""
-
-    def __init__(self, features: Tensor, mask: Tensor):
-        self.features, self.mask, self.width = features, mask.bool(), features.shape[-1]
-
-    def gather(self, numbers: Tensor) -> Tokens:
-        mask = self.mask[numbers]
-        lengths = mask.sum(1)
-        return Tokens(self.features[numbers][mask], lengths, int(lengths.max()))
-
-    def cls(self) -> Tensor:
-        return self.features[:, 0]
-
-
-@dataclass
-class Golden:
-    """What the official code was given (`meta`) and what it computed (`arrays`)."""
-
-    meta: dict
-    arrays: dict[str, Tensor]
-    interactions_of: object
-
-    @cached_property
-    def args(self) -> dict:
-        return self.meta["args"]
-
-    @cached_property
-    def tables(self) -> dict[str, GoldenTable]:
-        image, text = self.arrays["features.image"], self.arrays["features.text"]
-        return {
-            "image": GoldenTable(image, torch.ones(image.shape[:2])),
-            "text": GoldenTable(text, self.arrays["features.text_mask"]),
-        }
-
-    @cached_property
-    def interactions(self) -> Interactions:
-        return self.interactions_of(list(self.meta["sequences"].values()), self.meta["n_items"], self.args["max_seq_len"])
-
-    def section(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): array for name, array in self.arrays.items() if name.startswith(prefix)}
-
-    def model(self) -> Recommender:
-        """The model of the arguments with the initial weights."""
-        args = self.args
-        dim, length = args["embedding_dim"], args["max_seq_len"]
-        layers, heads, rate = args["transformer_block"], args["num_attention_heads"], args["drop_rate"]
-        encoder = IdAwareMultimodalTransformer(
-            {source: table.width for source, table in self.tables.items()},
-            dim,
-            args["merged_att_layers"],
-            torch.zeros(self.meta["n_items"] + 1, args["id_embedding_dim"]),
-            args["version"] != "v1",
-            rate,
-        )
-        model = Recommender(encoder, SourceBackbones({source: SASRec(dim, length, layers, heads, rate) for source in SOURCES}))
-        model.load_state_dict(from_official(self.section("state.")))
-        return model
-
-    def objective(self) -> Objective:
-        alpha = self.args["alpha"]
-        weight = {"ramp_up_epochs": alpha} if alpha >= 1 else {"constant_weight": alpha}
-        distillation = DistillationConfig(temperature=self.args["tau"], **weight)
-        return Objective(self.arrays["item_popularity"].float().log(), False, distillation)
-
-    def batch(self, item_ids: Tensor) -> Batch:
-        """Left-padded training sequences [B, L + 1] as a batch."""
-        rows = [row[row > 0].tolist() for row in item_ids]
-        held_out = [1, 1]
-        interactions = self.interactions_of([row + held_out for row in rows], self.meta["n_items"], self.args["max_seq_len"])
-        batch = train_batch(interactions, np.arange(len(rows)))
-        batch.items = gather_items(self.tables, batch.items.numbers)
-        return batch
-
-
-@pytest.fixture(scope="module")
-def golden(golden_name, golden_dir, interactions_of) -> Golden:
-    meta = json.loads((golden_dir / f"{golden_name}.json").read_text())
-    return Golden(meta, load_file(golden_dir / f"{golden_name}.safetensors"), interactions_of)
 
 
 def assert_close(got: Tensor, expected: Tensor, negligible: float = 0.0, what: str = ""):
