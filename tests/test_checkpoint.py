@@ -1,0 +1,139 @@
+"""Checkpoints: the same numbers back, whole files or none, nothing that runs."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from odmt.checkpoint import load_tensors, load_training, save_tensors, save_training, write_atomically
+from odmt.errors import InputError
+
+
+def test_tensors_and_metadata_come_back(tmp_path):
+    tensors = {
+        "float": torch.randn(3, 4),
+        "transposed": torch.randn(3, 4).T,
+        "half": torch.randn(2).half(),
+        "brain": torch.randn(2).bfloat16(),
+        "numbers": torch.tensor([[1, -2]]),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+    }
+    metadata = {"epoch": 3, "history": [{"valid/fused/recall@10": 0.1}], "scaler": {}}
+    save_tensors(tmp_path / "a.safetensors", tensors, metadata)
+    loaded, loaded_metadata = load_tensors(tmp_path / "a.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+    assert loaded_metadata == metadata
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.fixture
+def power_cut(monkeypatch):
+    """Nothing is moved in place any more."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "text"])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, kind, request):
+    path = tmp_path / "file"
+
+    def write(value: int):
+        if kind == "tensors":
+            save_tensors(path, {"x": torch.tensor(value)}, {})
+        else:
+            write_atomically(path, str(value))
+
+    write(1)
+    old = path.read_bytes()
+    request.getfixturevalue("power_cut")
+    with pytest.raises(KeyboardInterrupt):
+        write(2)
+    assert path.read_bytes() == old
+    assert (tmp_path / "file.partial").exists()
+
+
+def test_what_an_interrupted_write_left_is_no_obstacle(tmp_path):
+    (tmp_path / "a.safetensors.partial").write_bytes(b"half")
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1)}, {})
+    assert load_tensors(tmp_path / "a.safetensors")[0]["x"].item() == 1
+    assert not (tmp_path / "a.safetensors.partial").exists()
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    save_tensors(whole, {"x": torch.ones(1000)}, {})
+    contents = {
+        "cut.safetensors": whole.read_bytes()[:-100],
+        "empty.safetensors": b"",
+        "pickle.safetensors": pickle.dumps(Trap(tmp_path / "trap")),
+        "text.safetensors": b"hello",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save(Trap(tmp_path / "trap"), tmp_path / "zip.safetensors")
+    for name in [*contents, "zip.safetensors", "missing.safetensors"]:
+        with pytest.raises(InputError, match=rf"{name}: cannot be read as a checkpoint: .*; remove it to start over"):
+            load_tensors(tmp_path / name)
+    assert not (tmp_path / "trap").exists()
+
+
+def make_training(seed: int):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    return model, torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.1, fused=True)
+
+
+def train_steps(model, optimizer, first: int, last: int):
+    for step in range(first, last):
+        torch.manual_seed(step)
+        optimizer.zero_grad(set_to_none=True)
+        model(torch.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+
+
+def test_training_continues_bit_for_bit(tmp_path):
+    path = tmp_path / "last.safetensors"
+    straight, straight_optimizer = make_training(1)
+    train_steps(straight, straight_optimizer, 0, 6)
+    model, optimizer = make_training(1)
+    train_steps(model, optimizer, 0, 3)
+    save_training(path, model, optimizer, {"epoch": 3})
+    model, optimizer = make_training(2)  # a new process, other weights
+    assert load_training(path, model, optimizer) == {"epoch": 3}
+    train_steps(model, optimizer, 3, 6)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    for parameter, expected in zip(model.parameters(), straight.parameters(), strict=True):
+        for key, value in straight_optimizer.state[expected].items():
+            assert torch.equal(optimizer.state[parameter][key], value), key
+
+
+def test_training_continues_with_parameters_that_had_no_gradient_yet(tmp_path):
+    model, optimizer = make_training(1)
+    model[0].requires_grad_(False)
+    train_steps(model, optimizer, 0, 2)
+    save_training(tmp_path / "last.safetensors", model, optimizer, {})
+    other, other_optimizer = make_training(2)
+    load_training(tmp_path / "last.safetensors", other, other_optimizer)
+    assert torch.equal(other[0].weight, model[0].weight)
+    assert len(other_optimizer.state_dict()["state"]) == 4
+    train_steps(other, other_optimizer, 2, 3)
