@@ -1,0 +1,246 @@
+"""Frozen features of items on disk (paper, Section 3.2): a JSON header and LMDB files, the shards, read as one store.
+
+A shard holds two tables. `features`: item id -> float16 [T, W] in C order, little-endian, then an 8-byte xxh3 checksum of it.
+`records`: item id -> what the features were made from and whether there are any. Nothing is padded, nothing is pickled.
+
+Legend: T tokens of an item, the CLS token first, W feature width.
+"""
+
+import dataclasses
+import json
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import lmdb
+import numpy as np
+import xxhash
+
+from odmt.errors import InputError
+
+DTYPE = np.dtype("<f2")
+CHECKSUM_BYTES = 8
+
+Fate = Literal["stored", "stop", "drop", "blank"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store holds and how it was made.
+
+    Attributes:
+        modality: image or text.
+        encoder: the checkpoint as its user named it, a folder or a hub name; a folder may move, so it is not compared.
+        weights: fingerprint of the checkpoint's weights and vocabulary.
+        layer: which output of the encoder.
+        width: W.
+        max_tokens: the most tokens an item can have.
+        preprocessing: what was done to an image or text before the encoder saw it.
+        dtype: of the stored numbers.
+        version: of the layout described above.
+    """
+
+    modality: Literal["image", "text"]
+    encoder: str = field(compare=False)
+    weights: str
+    layer: str
+    width: int
+    max_tokens: int
+    preprocessing: str
+    dtype: str = "float16"
+    version: int = 1
+
+    @classmethod
+    def read(cls, folder: Path) -> "Header":
+        """Read header.json of a store."""
+        path = folder / "header.json"
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file, so this is no feature store; scripts/extract_features.py makes one") from None
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a header of this version ({error}); remove {folder} and extract again") from error
+
+    def to_json(self) -> str:
+        """The content of header.json."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def differing_keys(self, other: "Header") -> list[str]:
+        """Names of the fields in which two headers disagree."""
+        compared = [item.name for item in dataclasses.fields(self) if item.compare]
+        return [key for key in compared if getattr(self, key) != getattr(other, key)]
+
+
+class Record(NamedTuple):
+    """What is known of an item beside its features.
+
+    Attributes:
+        source: signature of the image file or text that was read.
+        fate: `stored`, or what was done about an image that could not be decoded; with `stop` and `drop` it has no features.
+        reason: why the image could not be decoded.
+    """
+
+    source: str
+    fate: Fate = "stored"
+    reason: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Three columns of a TSV line."""
+        return "\t".join([self.source, self.fate, " ".join(self.reason.split())]).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> "Record":
+        """The inverse of `to_bytes`."""
+        return cls(*bytes(value).decode().split("\t"))
+
+
+class FeatureStore:
+    """The features of a modality, read-only.
+
+    Opening takes the same time whatever the number of items. Reading is safe from several threads and in forked processes; a
+    pickled store is opened anew. A store that is still being extended is
+    not for reading.
+
+    Attributes:
+        folder: where the store lies.
+        header: what it holds.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.header = Header.read(self.folder)
+        self._shards = [_open_shard(path) for path in shard_paths(self.folder)]
+
+    def __reduce__(self):
+        return FeatureStore, (self.folder,)
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Let go of the files; they are closed when no other store of this process has them open."""
+        self._shards = []
+
+    def __len__(self) -> int:
+        return sum(shard.num_items() for shard in self._shards)
+
+    def __contains__(self, item_id: str) -> bool:
+        return self._num_bytes(item_id) is not None
+
+    def num_tokens(self, item_id: str) -> int:
+        """T of an item, read off the size of its value."""
+        num_bytes = self._num_bytes(item_id)
+        if num_bytes is None:
+            raise self._missing(item_id)
+        return (num_bytes - CHECKSUM_BYTES) // (self.header.width * DTYPE.itemsize)
+
+    def read(self, item_id: str) -> np.ndarray:
+        """The tokens of an item, float16 [T, W], the caller's own copy.
+
+        Raises:
+            InputError: the item is not in the store, or its bytes are not those that were written.
+        """
+        key = item_id.encode()
+        for shard in self._shards:
+            with shard.env.begin(db=shard.features, buffers=True) as transaction:
+                value = transaction.get(key)
+                if value is not None:
+                    return self._decode(item_id, value)
+        raise self._missing(item_id)
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Every item that extraction has dealt with, those without features too."""
+        for shard in self._shards:
+            yield from shard.read_records()
+
+    def _num_bytes(self, item_id: str) -> int | None:
+        key = item_id.encode()
+        for shard in self._shards:
+            with shard.env.begin(db=shard.features, buffers=True) as transaction:
+                value = transaction.get(key)
+                if value is not None:
+                    return len(value)
+        return None
+
+    def _decode(self, item_id: str, value: memoryview) -> np.ndarray:
+        data, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
+        if xxhash.xxh3_64_digest(data) != checksum or len(data) % (self.header.width * DTYPE.itemsize):
+            raise InputError(f"{self.folder}: the features of item {item_id!r} are damaged; remove the folder and extract again")
+        return np.frombuffer(data, DTYPE).reshape(-1, self.header.width).copy()
+
+    def _missing(self, item_id: str) -> InputError:
+        return InputError(
+            f"{self.folder}: no features of item {item_id!r}; run scripts/extract_features.py, which adds what is missing"
+        )
+
+
+class Shard:
+    """One LMDB file with its two tables, opened for reading or writing.
+
+    Args:
+        path: the file; a file that is to be written may be missing.
+        options: of `lmdb.open`.
+    """
+
+    def __init__(self, path: Path, **options):
+        self.path = path
+        try:
+            self.env = lmdb.open(str(path), subdir=False, max_dbs=2, **options)
+            self._check_complete()
+            create = not options.get("readonly", False)
+            self.features = self.env.open_db(b"features", create=create)
+            self.records = self.env.open_db(b"records", create=create)
+        except lmdb.Error as error:
+            raise InputError(f"{path}: cannot be opened: {error}") from error
+
+    def missing_bytes(self) -> int:
+        """How much shorter the file is than its pages take."""
+        pages = self.env.info()["last_pgno"] + 1
+        return pages * self.env.stat()["psize"] - self.path.stat().st_size
+
+    def _check_complete(self):
+        """Refuse a file whose end is missing, as an interrupted copy leaves it: reading past it would kill the process."""
+        if (missing := self.missing_bytes()) > 0:
+            raise InputError(
+                f"{self.path}: the last {missing} bytes are missing, as after a copy that was cut off; copy it again, or remove "
+                f"{self.path.parent} and extract again"
+            )
+
+    def num_items(self) -> int:
+        """Items that have features here."""
+        with self.env.begin() as transaction:
+            return transaction.stat(self.features)["entries"]
+
+    def read_records(self) -> Iterator[tuple[str, Record]]:
+        """Yield item ids and their records."""
+        with self.env.begin(db=self.records) as transaction:
+            for key, value in transaction.cursor():
+                yield key.decode(), Record.from_bytes(value)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The LMDB files of a store, in order."""
+    return sorted(folder.glob("shard-*.lmdb"))
+
+
+# LMDB forbids that a process opens a file twice, so stores of the same folder share their shards. Without locks a read-only map
+# needs no write permission, has no limit of readers and survives a fork.
+_open_shards: "weakref.WeakValueDictionary[tuple[int, int], Shard]" = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+def _open_shard(path: Path) -> Shard:
+    with _opening:
+        stat = path.stat()
+        file = (stat.st_dev, stat.st_ino)
+        shard = _open_shards.get(file)
+        if shard is None:
+            shard = Shard(path, readonly=True, lock=False)
+            _open_shards[file] = shard
+        return shard

@@ -1,0 +1,161 @@
+"""Writing feature stores: whole batches in transactions, so that a process can die at any moment and the next one continues."""
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import xxhash
+
+from odmt.checkpoint import write_atomically
+from odmt.data.feature_store import DTYPE, Header, Record, Shard, shard_paths
+from odmt.errors import InputError
+
+INITIAL_MAP_BYTES = 1 << 26
+
+# The file that lists the items of a fate other than `stored`, a line each: item<TAB>reason.
+LISTS = {"stop": "bad_images.tsv", "drop": "dropped.tsv", "blank": "blank.tsv"}
+
+
+class FeatureWriter:
+    """Adds items to one shard of a store.
+
+    Args:
+        folder: the store's folder, made where it is missing.
+        header: what will be added; a store that holds something else is refused.
+        shard: number of the shard; no two processes may write to the same one.
+    """
+
+    def __init__(self, folder: Path, header: Header, shard: int = 0):
+        self.folder = folder
+        claim_folder(folder, header)
+        self._shard = _open_for_writing(folder / f"shard-{shard:05d}.lmdb")
+
+    def __enter__(self) -> "FeatureWriter":
+        return self
+
+    def __exit__(self, *_):
+        self._shard.env.close()
+
+    def add(self, features: Mapping[str, np.ndarray], records: Mapping[str, Record]):
+        """Write the features [T, W] of some items and the records of these and others: all of it or, where it fails, nothing."""
+
+        def write(transaction: lmdb.Transaction):
+            for item_id, tokens in features.items():
+                data = np.ascontiguousarray(tokens, DTYPE).tobytes()
+                transaction.put(item_id.encode(), data + xxhash.xxh3_64_digest(data), db=self._shard.features)
+            for item_id, record in records.items():
+                transaction.put(item_id.encode(), record.to_bytes(), db=self._shard.records)
+
+        _transact(self._shard, write)
+
+
+def claim_folder(folder: Path, header: Header):
+    """Write the header of a new store; compare it with that of an existing one.
+
+    Raises:
+        InputError: the store holds other features; the keys that differ are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not (folder / "header.json").exists() and not shard_paths(folder):
+            return write_atomically(folder / "header.json", header.to_json())
+        found = Header.read(folder)
+    if keys := found.differing_keys(header):
+        differences = "; ".join(f"{key} is {getattr(found, key)!r}, asked for {getattr(header, key)!r}" for key in keys)
+        raise InputError(
+            f"{folder}: holds features of {found.encoder!r} that differ from those of {header.encoder!r}: {differences}. "
+            "Ask for what is there, or remove the folder to extract again"
+        )
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """Everything that extraction has dealt with so far, while other processes may be writing."""
+    records: dict[str, Record] = {}
+    for path in shard_paths(folder):
+        shard = Shard(path, readonly=True)
+        records.update(shard.read_records())
+        shard.env.close()
+    return records
+
+
+def discard(folder: Path, item_ids: Collection[str]):
+    """Remove items from whatever shards hold them."""
+
+    def remove(transaction: lmdb.Transaction):
+        for item_id in item_ids:
+            transaction.delete(item_id.encode(), db=shard.features)
+            transaction.delete(item_id.encode(), db=shard.records)
+
+    for path in shard_paths(folder) if item_ids else []:
+        shard = _open_for_writing(path)
+        _transact(shard, remove)
+        shard.env.close()
+
+
+def write_lists(folder: Path) -> dict[str, dict[str, Record]]:
+    """List the items whose images could not be decoded in files of the store's folder, a file for each fate.
+
+    Returns:
+        those items and their records, by fate.
+    """
+    with _locked(folder):
+        records = sorted(read_records(folder).items())
+        listed = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in LISTS}
+        for fate, name in LISTS.items():
+            if listed[fate]:
+                lines = [f"{item_id}\t{record.reason}\n" for item_id, record in listed[fate].items()]
+                write_atomically(folder / name, "".join(lines))
+            else:
+                (folder / name).unlink(missing_ok=True)
+    return listed
+
+
+def _open_for_writing(path: Path) -> Shard:
+    if not path.exists():
+        # Readers never see a file without its tables.
+        partial = path.with_name(path.name + ".partial")
+        partial.unlink(missing_ok=True)
+        Shard(partial, map_size=INITIAL_MAP_BYTES).env.close()
+        partial.with_name(partial.name + "-lock").unlink()
+        os.replace(partial, path)
+    return Shard(path, map_size=INITIAL_MAP_BYTES)
+
+
+def _transact(shard: Shard, write):
+    """Run `write` in one transaction, with as much room in the memory map as it takes."""
+    while True:
+        try:
+            with shard.env.begin(write=True) as transaction:
+                write(transaction)
+            return _fill_up(shard)
+        except lmdb.MapFullError:
+            shard.env.set_mapsize(2 * shard.env.info()["map_size"])
+        except lmdb.MapResizedError:  # another process made room
+            shard.env.set_mapsize(0)
+        except lmdb.Error as error:
+            raise InputError(
+                f"{shard.path}: cannot be written: {error}. What was stored before is safe: "
+                "make room on the disk and start the same command again, it continues"
+            ) from error
+
+
+def _fill_up(shard: Shard):
+    """Give the file its full length, which LMDB leaves out where its last pages are free; readers take the lack for damage."""
+    if shard.missing_bytes() > 0:
+        with shard.env.begin(write=True):  # no other process writes meanwhile
+            os.truncate(shard.path, shard.path.stat().st_size + max(0, shard.missing_bytes()))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep the other processes of an extraction out."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

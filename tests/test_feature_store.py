@@ -1,0 +1,227 @@
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+
+import lmdb
+import numpy as np
+import pytest
+
+from odmt.data.feature_store import FeatureStore, Header, Record
+from odmt.data.feature_writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
+from odmt.errors import InputError
+
+WIDTH = 4
+HEADER = Header("text", "some/encoder", "abc", "last", WIDTH, 30, "lower-cased")
+
+
+def tokens(*values: float) -> np.ndarray:
+    """One token a value, as wide as the store."""
+    return np.repeat(np.array(values, np.float16)[:, None], WIDTH, axis=1)
+
+
+def fill(folder, items: dict[str, np.ndarray], shard: int = 0):
+    with FeatureWriter(folder, HEADER, shard) as writer:
+        writer.add(items, dict.fromkeys(items, Record("source")))
+
+
+def test_reads_what_was_written(tmp_path):
+    fill(tmp_path, {"a": tokens(1, 2, 3), "ß-ü": tokens(-0.5)})
+    with FeatureStore(tmp_path) as store:
+        assert store.header == HEADER
+        assert len(store) == 2
+        assert "a" in store
+        assert "b" not in store
+        assert store.num_tokens("a") == 3
+        assert store.num_tokens("ß-ü") == 1
+        np.testing.assert_array_equal(store.read("a"), tokens(1, 2, 3))
+        assert store.read("ß-ü").dtype == np.float16
+        mine = store.read("a")
+        mine[:] = 0
+        np.testing.assert_array_equal(store.read("a"), tokens(1, 2, 3))
+
+
+def test_shards_are_one_store(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    fill(tmp_path, {"b": tokens(2, 2)}, shard=3)
+    with FeatureStore(tmp_path) as store:
+        assert len(store) == 2
+        np.testing.assert_array_equal(store.read("b"), tokens(2, 2))
+    assert read_records(tmp_path) == {"a": Record("source"), "b": Record("source")}
+
+
+def test_missing_item_is_named_with_the_remedy(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    store = FeatureStore(tmp_path)
+    for ask in (store.read, store.num_tokens):
+        with pytest.raises(InputError, match=r"'b'.*extract_features"):
+            ask("b")
+
+
+def test_damage_is_noticed(tmp_path):
+    fill(tmp_path, {"good": tokens(1, 2), "bad": tokens(3, 4)})
+    path = tmp_path / "shard-00000.lmdb"
+    content = bytearray(path.read_bytes())
+    at = content.index(tokens(3, 4).tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    store = FeatureStore(tmp_path)
+    np.testing.assert_array_equal(store.read("good"), tokens(1, 2))
+    with pytest.raises(InputError, match="'bad' are damaged"):
+        store.read("bad")
+
+
+def test_file_that_was_cut_off_is_refused(tmp_path):
+    fill(tmp_path, {f"item{n}": np.ones((50, WIDTH)) for n in range(500)})
+    path = tmp_path / "shard-00000.lmdb"
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(InputError, match="cut off"):
+        FeatureStore(tmp_path)
+
+
+def test_not_a_store(tmp_path):
+    with pytest.raises(InputError, match=r"header\.json: no such file"):
+        FeatureStore(tmp_path)
+    (tmp_path / "header.json").write_text('{"modality": "text"}')
+    with pytest.raises(InputError, match="not a header"):
+        FeatureStore(tmp_path)
+    claim_folder(tmp_path / "new", HEADER)
+    (tmp_path / "new" / "shard-00000.lmdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(InputError, match=r"shard-00000\.lmdb: cannot be opened"):
+        FeatureStore(tmp_path / "new")
+
+
+def test_other_header_is_refused_and_its_keys_are_named(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    other = Header("text", "some/encoder", "xyz", "last", WIDTH, 20, "lower-cased")
+    with pytest.raises(InputError, match="weights is 'abc', asked for 'xyz'; max_tokens is 30, asked for 20"):
+        claim_folder(tmp_path, other)
+    renamed = Header("text", "/the/same/checkpoint", "abc", "last", WIDTH, 30, "lower-cased")
+    claim_folder(tmp_path, renamed)
+    assert Header.read(tmp_path).encoder == "some/encoder"
+
+
+def test_the_map_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr("odmt.data.feature_writer.INITIAL_MAP_BYTES", 1 << 18)
+    big = {f"item{n}": np.full((200, WIDTH), n) for n in range(500)}  # 0.8 MB in one transaction
+    fill(tmp_path, big)
+    fill(tmp_path, {"after": tokens(9)})
+    store = FeatureStore(tmp_path)
+    assert len(store) == 501
+    np.testing.assert_array_equal(store.read("item499"), big["item499"])
+
+
+def test_a_failing_batch_leaves_nothing_behind(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    too_long = "x" * 600
+    with FeatureWriter(tmp_path, HEADER) as writer, pytest.raises(InputError, match="cannot be written"):
+        writer.add({"b": tokens(2), too_long: tokens(3)}, {})
+    with FeatureStore(tmp_path) as store:
+        assert "b" not in store
+        assert len(store) == 1
+
+
+def test_discarding_reaches_every_shard(tmp_path):
+    fill(tmp_path, {"a": tokens(1), "b": tokens(2)})
+    fill(tmp_path, {"c": tokens(3)}, shard=1)
+    discard(tmp_path, {"a", "c"})
+    with FeatureStore(tmp_path) as store:
+        assert ["a" in store, "b" in store, "c" in store] == [False, True, False]
+    assert set(read_records(tmp_path)) == {"b"}
+
+
+def test_lists_name_items_by_their_fate(tmp_path):
+    records = {
+        "x": Record("1", "drop", "broken\tin\ntwo lines"),
+        "b": Record("1", "blank", "gone"),
+        "a": Record("1", "drop", "gone"),
+    }
+    with FeatureWriter(tmp_path, HEADER) as writer:
+        writer.add({"b": tokens(0), "ok": tokens(1)}, {**records, "ok": Record("1")})
+    write_lists(tmp_path)
+    assert (tmp_path / "dropped.tsv").read_text() == "a\tgone\nx\tbroken in two lines\n"
+    assert (tmp_path / "blank.tsv").read_text() == "b\tgone\n"
+    assert not (tmp_path / "bad_images.tsv").exists()
+    discard(tmp_path, {"a", "x"})
+    write_lists(tmp_path)
+    assert [name for name in LISTS.values() if (tmp_path / name).exists()] == ["blank.tsv"]
+
+
+def test_two_stores_of_a_folder_live_side_by_side(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    first, second = FeatureStore(tmp_path), FeatureStore(tmp_path)
+    first.close()
+    np.testing.assert_array_equal(second.read("a"), tokens(1))
+    second.close()
+    fill(tmp_path, {"b": tokens(2)})  # LMDB refuses to open a file twice: both have let go of it
+    assert len(FeatureStore(tmp_path)) == 2
+
+
+def test_threads_read_what_one_reads(tmp_path):
+    items = {f"item{n}": np.full((20, WIDTH), n, np.float16) for n in range(200)}
+    fill(tmp_path, items)
+    store = FeatureStore(tmp_path)
+    wrong = []
+
+    def read_all(step: int):
+        for item_id in list(items)[::step]:
+            if not np.array_equal(store.read(item_id), items[item_id]):
+                wrong.append(item_id)
+
+    threads = [threading.Thread(target=read_all, args=(step,)) for step in (1, -1, 3, -3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def read_in_child(store: FeatureStore, item_id: str, answers):
+    answers.put(store.read(item_id).tolist())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read(tmp_path, method):
+    fill(tmp_path, {"a": tokens(1, 2)})
+    store = FeatureStore(tmp_path)
+    context = multiprocessing.get_context(method)
+    answers = context.SimpleQueue()
+    child = context.Process(target=read_in_child, args=(store, "a", answers))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert answers.get() == tokens(1, 2).tolist()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read("a"), tokens(1, 2))
+
+
+def test_opening_does_not_grow_with_the_items(tmp_path):
+    seconds = {}
+    for count in (10, 30_000):
+        folder = tmp_path / str(count)
+        fill(folder, {f"item{n}": tokens(n % 7) for n in range(count)})
+        repeats = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            with FeatureStore(folder) as store:
+                assert len(store) == count
+            repeats.append(time.perf_counter() - begin)
+        seconds[count] = min(repeats)
+    assert seconds[30_000] < 5 * seconds[10] + 0.01
+
+
+def test_read_only_folder_can_be_read(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    (tmp_path / "shard-00000.lmdb-lock").unlink()
+    with FeatureStore(tmp_path) as store:
+        np.testing.assert_array_equal(store.read("a"), tokens(1))
+    assert not (tmp_path / "shard-00000.lmdb-lock").exists()  # reading needs no lock file, so no right to write
+
+
+def test_values_are_raw_float16_with_a_checksum(tmp_path):
+    fill(tmp_path, {"a": tokens(1, 2)})
+    env = lmdb.open(str(tmp_path / "shard-00000.lmdb"), subdir=False, readonly=True, max_dbs=2)
+    with env.begin(db=env.open_db(b"features", create=False)) as transaction:
+        value = transaction.get(b"a")
+    assert value[:-8] == tokens(1, 2).astype("<f2").tobytes()
+    assert len(value) == 2 * WIDTH * 2 + 8
