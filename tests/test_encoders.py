@@ -94,14 +94,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, clip, bert, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no checkpoint of CLIPVisionModel"):
         ImageEncoder(str(tmp_path / "empty"), CPU)
-    with pytest.raises(InputError, match="no checkpoint of BertModel: .* weights are not in it"):
+    with pytest.raises(InputError, match=r"no checkpoint of BertModel: .* weights are not in it"):
         TextEncoder(str(clip), 8, CPU)
     cut = shutil.copytree(bert, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(InputError, match="cut: no checkpoint"):
         TextEncoder(str(cut), 8, CPU)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="nobody/nothing: no checkpoint.*hub"):
+    with pytest.raises(InputError, match=r"nobody/nothing: no checkpoint.*hub"):
         TextEncoder("nobody/nothing", 8, CPU)
 
 

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -125,22 +126,18 @@ def _open_for_writing(path: Path) -> Shard:
     return Shard(path, map_size=INITIAL_MAP_BYTES)
 
 
-def _transact(shard: Shard, write):
+def _transact(shard: Shard, write: Callable[[lmdb.Transaction], None]):
     """Run `write` in one transaction, with as much room in the memory map as it takes."""
-    while True:
-        try:
-            with shard.env.begin(write=True) as transaction:
-                write(transaction)
-            return _fill_up(shard)
-        except lmdb.MapFullError:
-            shard.env.set_mapsize(2 * shard.env.info()["map_size"])
-        except lmdb.MapResizedError:  # another process made room
-            shard.env.set_mapsize(0)
-        except lmdb.Error as error:
-            raise InputError(
-                f"{shard.path}: cannot be written: {error}. What was stored before is safe: "
-                "make room on the disk and start the same command again, it continues"
-            ) from error
+    with _explained(shard.path):
+        while True:
+            try:
+                with shard.env.begin(write=True) as transaction:
+                    write(transaction)
+                return _fill_up(shard)
+            except lmdb.MapFullError:
+                shard.env.set_mapsize(2 * shard.env.info()["map_size"])
+            except lmdb.MapResizedError:  # another process made room
+                shard.env.set_mapsize(0)
 
 
 def _fill_up(shard: Shard):
@@ -153,9 +150,23 @@ def _fill_up(shard: Shard):
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep the other processes of an extraction out."""
-    handle = os.open(folder, os.O_RDONLY)
+    with _explained(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what to do when the disk takes no more; LMDB reports a full one as an input/output error as well."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
+    except (lmdb.Error, OSError) as error:
+        free = shutil.disk_usage(path).free / 1e9
+        raise InputError(
+            f"{path}: cannot be written: {error}; {free:.2f} GB are free on that disk. What was stored before is safe: "
+            "make room and start the same command again, it continues"
+        ) from error

@@ -1,0 +1,316 @@
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_bert, write_clip
+from PIL import Image
+
+from odmt.data.encoders import ImageEncoder, TextEncoder
+from odmt.data.extraction import extract_features
+from odmt.data.feature_store import FeatureStore
+from odmt.data.feature_writer import read_records
+from odmt.data.images import decode
+from odmt.errors import InputError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "extract_features.py"
+NUM_ITEMS = 200
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("encoders")
+    return {"image_encoder": str(write_clip(folder / "clip")), "text_encoder": str(write_bert(folder / "bert"))}
+
+
+@pytest.fixture
+def job(encoders) -> dict:
+    return {**encoders, "batch_size": 4, "num_workers": 0, "device": "cpu"}
+
+
+def write_items(dataset: Path, numbers):
+    dataset.mkdir(exist_ok=True)
+    lines = [f"item{n}\tRed shirt {n}\t{'long ' * (n % 5)}Blue\n" for n in numbers]
+    (dataset / "items.tsv").write_text("".join(lines))
+
+
+def write_images(dataset: Path, numbers):
+    (dataset / "images").mkdir(exist_ok=True)
+    for n in numbers:
+        pixels = np.random.default_rng(n).integers(0, 256, (20 + n % 7, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(dataset / "images" / f"item{n}.png")
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    write_items(tmp_path / "data", range(NUM_ITEMS))
+    write_images(tmp_path / "data", range(NUM_ITEMS))
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, encoders) -> dict[str, dict]:
+    """The content of both stores of a run that nothing interrupted."""
+    dataset = tmp_path_factory.mktemp("uninterrupted") / "data"
+    write_items(dataset, range(NUM_ITEMS))
+    write_images(dataset, range(NUM_ITEMS))
+    extract_features(dataset, **encoders, batch_size=4, num_workers=0, device="cpu")
+    return content(dataset)
+
+
+def content(dataset: Path) -> dict[str, dict]:
+    """All features as bytes and all records, by modality and item."""
+    found = {}
+    for folder in sorted((dataset / "features").iterdir()):
+        records = read_records(folder)
+        with FeatureStore(folder) as store:
+            features = {item: store.read(item).tobytes() for item in records if item in store}
+            assert len(features) == len(store)
+        found[folder.name] = {"features": features, "records": records}
+    return found
+
+
+def count_records(dataset: Path) -> dict[str, int]:
+    return {folder.name: len(read_records(folder)) for folder in (dataset / "features").glob("*")}
+
+
+def start_child(job) -> int:
+    """Run a function in a forked process; its exit status is 2 after an `InputError`."""
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        job()
+        status = 0
+    except InputError as error:
+        print(error)
+        sys.stdout.flush()
+        status = 2
+    finally:
+        os._exit(status)
+
+
+def wait_for(child: int) -> int:
+    """Exit status of a child, negative for the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_until_done(job, dataset: Path) -> list[dict[str, int]]:
+    """Start a job again and again and kill it at random moments, later and later ones; returns what was stored at each."""
+    moments, states = random.Random(0), []
+    while True:
+        child = start_child(job)
+        time.sleep(moments.uniform(0, 0.04 * (len(states) + 1)))
+        os.kill(child, signal.SIGKILL)
+        if wait_for(child) == 0:
+            return states
+        states.append(count_records(dataset))
+
+
+def test_stores_hold_every_item_with_its_own_features(dataset, encoders, job, capsys):
+    extract_features(dataset, **job, verify=True)
+    assert capsys.readouterr().out.count("200 items read back, every checksum right") == 2
+    with FeatureStore(dataset / "features" / "image") as images, FeatureStore(dataset / "features" / "text") as texts:
+        assert len(images) == len(texts) == NUM_ITEMS
+        assert {images.num_tokens(f"item{n}") for n in range(NUM_ITEMS)} == {5}
+        assert texts.num_tokens("item0") < texts.num_tokens("item4") <= 30
+        pixels = torch.tensor(decode(dataset / "images" / "item17.png", 32))[None]
+        (alone,) = ImageEncoder(encoders["image_encoder"], CPU).encode(pixels)
+        np.testing.assert_allclose(images.read("item17"), alone, rtol=2e-3, atol=2e-3)
+        (alone,) = TextEncoder(encoders["text_encoder"], 30, CPU).encode(["red shirt 17 long long blue"])
+        np.testing.assert_allclose(texts.read("item17"), alone, rtol=2e-3, atol=2e-3)
+
+
+def test_dataset_without_images_gets_text_alone(dataset, job):
+    (dataset / "images").rename(dataset / "elsewhere")
+    extract_features(dataset, **job)
+    assert [folder.name for folder in (dataset / "features").iterdir()] == ["text"]
+    with pytest.raises(InputError, match="images: no such folder"):
+        extract_features(dataset, **job, modalities=["image"])
+
+
+def test_worker_processes_change_nothing(dataset, job, uninterrupted):
+    extract_features(dataset, **{**job, "num_workers": 2})
+    assert content(dataset) == uninterrupted
+
+
+def test_killed_at_any_moment_it_continues_to_the_same_store(dataset, job, uninterrupted):
+    states = kill_until_done(lambda: extract_features(dataset, **job), dataset)
+    extract_features(dataset, **job, verify=True)
+    assert content(dataset) == uninterrupted
+    assert any(0 < count < NUM_ITEMS for state in states for count in state.values()), states
+
+
+def test_killed_with_its_workers(dataset, job, uninterrupted):
+    """The command as users start it, killed when it has stored something."""
+    options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "4"]
+    command = [sys.executable, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not count_records(dataset).get("image") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert count_records(dataset)["image"] > 0
+    extract_features(dataset, **job)
+    assert content(dataset) == uninterrupted
+
+
+def test_full_disk_is_explained_and_the_store_continues(dataset, job, uninterrupted, capfd):
+    def with_little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        extract_features(dataset, **job)
+
+    assert wait_for(start_child(with_little_room)) == 2
+    message = capfd.readouterr().out
+    assert "shard-00000.lmdb: cannot be written" in message
+    assert "GB are free" in message
+    assert "start the same command again" in message
+    assert 0 < count_records(dataset)["image"] < NUM_ITEMS
+    extract_features(dataset, **job, verify=True)
+    assert content(dataset) == uninterrupted
+
+
+def test_other_request_is_refused_before_anything_is_encoded(dataset, job, tmp_path):
+    extract_features(dataset, **job, modalities=["text"])
+    before = content(dataset)
+    with pytest.raises(InputError, match="max_tokens is 30, asked for 20"):
+        extract_features(dataset, **job, max_text_tokens=20)
+    other = write_bert(tmp_path / "other", seed=5)
+    with pytest.raises(InputError, match=r"features/text: holds features of .*weights is"):
+        extract_features(dataset, **{**job, "text_encoder": str(other)})
+    assert content(dataset)["text"] == before["text"]
+    assert not count_records(dataset).get("image")
+
+
+def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, job, capsys):
+    extract_features(dataset, **job)
+    before = content(dataset)
+    write_items(dataset, [7, 300, *range(NUM_ITEMS)[8:], *range(7)])
+    text = (dataset / "items.tsv").read_text().replace("Red shirt 9\t", "Green trousers\t")
+    (dataset / "items.tsv").write_text(text)
+    write_images(dataset, [300])
+    Image.new("RGB", (50, 50), "red").save(dataset / "images" / "item3.png")
+    capsys.readouterr()
+    extract_features(dataset, **job)
+    assert "image: 201 items, 2 of them new" in (out := capsys.readouterr().out)
+    assert "text: 201 items, 2 of them new" in out
+    after = content(dataset)
+    for modality, changed in (("image", {"item3"}), ("text", {"item9"})):
+        old, new = before[modality]["features"], after[modality]["features"]
+        assert set(new) - set(old) == {"item300"}
+        assert {item for item in old if old[item] != new[item]} == changed
+    extract_features(dataset, **job)
+    assert content(dataset) == after
+
+
+@pytest.fixture
+def broken(dataset) -> Path:
+    """Items 5, 6 and 150 have no readable image."""
+    (dataset / "images" / "item5.png").write_text("<html>404</html>")
+    (dataset / "images" / "item6.png").unlink()
+    path = dataset / "images" / "item150.png"
+    path.write_bytes(path.read_bytes()[:500])
+    return dataset
+
+
+def listed(dataset: Path) -> dict[str, list[str]]:
+    lists = sorted((dataset / "features" / "image").glob("*.tsv"))
+    return {path.name: [line.split("\t")[0] for line in path.read_text().splitlines()] for path in lists}
+
+
+def test_bad_images_stop_the_run_and_all_are_listed(broken, job, uninterrupted):
+    with pytest.raises(InputError, match=r"3 images .* listed in .*bad_images\.tsv.* item150: item150\.png: .*--bad-images drop"):
+        extract_features(broken, **job)
+    assert listed(broken) == {"bad_images.tsv": ["item150", "item5", "item6"]}
+    reasons = (broken / "features" / "image" / "bad_images.tsv").read_text()
+    assert "item6\tno image file\n" in reasons
+    assert "item5\titem5.png: UnidentifiedImageError" in reasons
+    assert not (broken / "features" / "text" / "shard-00000.lmdb").exists()
+    assert set(content(broken)["image"]["features"]) == {"item0", "item1", "item2", "item3"}  # the batches before the first bad one
+    write_images(broken, [5, 6, 150])
+    extract_features(broken, **job)
+    assert content(broken) == uninterrupted
+    assert listed(broken) == {}
+
+
+def test_items_with_bad_images_are_dropped(broken, job, uninterrupted):
+    extract_features(broken, **job, bad_images="drop")
+    assert listed(broken) == {"dropped.tsv": ["item150", "item5", "item6"]}
+    features = content(broken)["image"]["features"]
+    assert set(uninterrupted["image"]["features"]) - set(features) == {"item5", "item6", "item150"}
+    write_images(broken, [6])
+    extract_features(broken, **job, bad_images="drop")
+    assert listed(broken) == {"dropped.tsv": ["item150", "item5"]}
+    assert "item6" in content(broken)["image"]["features"]
+
+
+def test_bad_images_count_as_black(broken, job, encoders):
+    extract_features(broken, **job, bad_images="blank")
+    assert listed(broken) == {"blank.tsv": ["item150", "item5", "item6"]}
+    (black,) = ImageEncoder(encoders["image_encoder"], CPU).encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    with FeatureStore(broken / "features" / "image") as store:
+        assert len(store) == NUM_ITEMS
+        np.testing.assert_allclose(store.read("item150"), black, rtol=2e-3, atol=2e-3)
+        assert np.abs(store.read("item149").astype(np.float32) - black).max() > 0.1
+
+
+def test_another_choice_about_bad_images_takes_effect(broken, job):
+    extract_features(broken, **job, bad_images="blank")
+    blank = content(broken)["image"]["features"]
+    extract_features(broken, **job, bad_images="drop")
+    dropped = content(broken)["image"]["features"]
+    assert listed(broken) == {"dropped.tsv": ["item150", "item5", "item6"]}
+    assert {item: blank[item] for item in dropped} == dropped
+    assert len(dropped) == NUM_ITEMS - 3
+    with pytest.raises(InputError, match="3 images"):
+        extract_features(broken, **job)
+
+
+def test_killed_while_dropping_it_makes_the_same_batches(broken, job, tmp_path):
+    kill_until_done(lambda: extract_features(broken, **job, bad_images="drop"), broken)
+    extract_features(broken, **job, bad_images="drop")
+    interrupted = content(broken)
+    (broken / "features").rename(tmp_path / "interrupted")
+    extract_features(broken, **job, bad_images="drop")
+    assert content(broken) == interrupted
+
+
+def test_verification_finds_damage(dataset, job):
+    extract_features(dataset, **job)
+    with FeatureStore(dataset / "features" / "text") as store:
+        data = store.read("item11").tobytes()
+    path = dataset / "features" / "text" / "shard-00000.lmdb"
+    path.write_bytes(path.read_bytes().replace(data, data[:-1] + bytes([data[-1] ^ 1])))
+    extract_features(dataset, **job)
+    with pytest.raises(InputError, match="'item11' are damaged"):
+        extract_features(dataset, **job, verify=True)
+
+
+def test_two_processes_write_two_shards_of_one_store(dataset, job, uninterrupted):
+    options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "4"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "1", "--verify"]
+    run = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("100 items read back, every checksum right") == 4
+    for modality in ("image", "text"):
+        shards = sorted(path.name for path in (dataset / "features" / modality).glob("*.lmdb"))
+        assert shards == ["shard-00000.lmdb", "shard-00001.lmdb"]
+    both = content(dataset)
+    for modality, store in uninterrupted.items():
+        assert both[modality]["records"] == store["records"]
+        for item, features in store["features"].items():  # other batches, so other roundings
+            near = [np.frombuffer(data, np.float16).astype(np.float32) for data in (both[modality]["features"][item], features)]
+            np.testing.assert_allclose(*near, rtol=2e-3, atol=2e-3)
+    extract_features(dataset, **job)  # one process goes on with what two have made
+    assert content(dataset) == both
