@@ -6,6 +6,8 @@ left to right, so that `configs/arts.yaml configs/models/sasrec.yaml train.lr=1e
 
 import dataclasses
 import difflib
+import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,6 +253,7 @@ class Config:
         return Path(self.runs) / self.data.dataset / self.name
 
 
+@functools.cache
 def config_parser() -> ArgumentParser:
     """The parser whose help lists every key with its type and default."""
     parser = ArgumentParser(
@@ -281,6 +284,7 @@ def load_config(args: list[str]) -> Config:
             raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
         for key, value in pairs:
             _check_key(key, arg)
+            _check_null(key, value, arg)
             _set(merged, key.split("."), value)
     parser = config_parser()
     try:
@@ -290,8 +294,10 @@ def load_config(args: list[str]) -> Config:
 
 
 def save_config(config: Config, path: Path):
-    """Write every key with its value as YAML; `load_config` of the file gives the same configuration."""
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    """Write every key with its value as YAML, whole or not at all; `load_config` of the file gives the same configuration."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def flatten(config: Config) -> Iterator[tuple[str, object]]:
@@ -332,6 +338,12 @@ def _set(tree: dict, keys: list[str], value):
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
+
+
+def _check_null(key: str, value, place: str):
+    """Refuse null where there is none: the parser takes it for "not given"."""
+    if value is None and dict(flatten(Config()))[key] is not None:
+        raise InputError(f"{place}: {key} must have a value; leave it out for its default")
 
 
 def _check_key(key: str, place: str):
