@@ -1,0 +1,172 @@
+"""Train every point of a grid and choose by validation: what `run_arts.py` and its likes call.
+
+The points wait in an Optuna study (`odmt.trial_queue`). Every launcher, on whatever GPU, terminal or machine it is started, takes
+trials from there and runs them (`odmt.trial_pool`) until none is left.
+"""
+
+import itertools
+import json
+import shlex
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from odmt.cli import report_mistakes
+from odmt.errors import InputError
+from odmt.trial_pool import Outcome, TrialPool
+from odmt.trial_queue import SELECTION, TrialQueue
+from odmt.trials import PLACES, Trial, check_key, parse_override
+
+METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+
+
+def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = None):
+    """Train every point of a grid as the command line says, print the table and end the process.
+
+    Its status is 0, 1 when a trial has failed, 2 after a user's mistake, 130 or 143 when interrupted.
+
+    Args:
+        config: YAML file of the dataset.
+        grid: lists of values to try, by dotted key; the trials are their product.
+        args: the command line.
+    """
+    options = _parser(config).parse_args(args)
+    with report_mistakes():
+        trials = grid_trials(config, grid, dict(parse_override(pair) for pair in options.set))
+        if options.dry_run:
+            print_trials(trials, options.gpus_per_trial)
+            sys.exit(0)
+        folder = next(iter(trials.values())).folder.parent
+        database = folder / "study.db"
+        if options.show and not options.storage and not database.exists():
+            raise InputError(f"{database}: no trials yet; start them without --show")
+        queue = TrialQueue(options.storage or f"sqlite:///{database}", folder.name, trials)
+        if not options.show:
+            pool = TrialPool(options.gpus, options.gpus_per_trial)
+            queue.enqueue(options.retry_failed)
+            run_queue(queue, pool)
+        newest = queue.newest()
+        print(summary(newest, folder))
+        failed = [name for name in trials if name in newest and newest[name].state == TrialState.FAIL]
+        if failed and not options.show:
+            print(f"{len(failed)} of {len(trials)} trials failed; --retry-failed runs them again", file=sys.stderr)
+            sys.exit(1)
+
+
+def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, object]) -> dict[str, Trial]:
+    """Build the product of a grid's values as trials by name; a setting takes the place of a key's values.
+
+    Raises:
+        InputError: an unknown key, values that are no list, a key that says where a trial runs.
+    """
+    for key, values in grid.items():
+        check_key(key)
+        if key in PLACES:
+            raise InputError(f"GRID: {key} is nothing to search; give it with --set {key}=VALUE")
+        if not isinstance(values, list | tuple) or not values:
+            raise InputError(f"GRID: {key} needs a list of values, not {values!r}")
+    choices = {**grid, **{key: [value] for key, value in settings.items()}}
+    points = (dict(zip(choices, values)) for values in itertools.product(*choices.values()))
+    return {trial.name: trial for trial in (Trial((config,), point) for point in points)}
+
+
+def run_queue(queue: TrialQueue, pool: TrialPool):
+    """Run trials of the queue until none is left to take, and give back those that an interrupt ends."""
+    try:
+        with pool, tqdm(total=len(queue.trials), desc="trials", disable=None) as bar:
+            while True:
+                while pool.free and (claimed := queue.claim()):
+                    _start(pool, *claimed)
+                if not pool.busy:
+                    break
+                for outcome in pool.wait():
+                    _report(outcome, queue)
+                queue.beat()
+                newest = queue.newest()
+                bar.n = sum(newest[name].state.is_finished() for name in queue.trials)
+                bar.set_postfix_str(", ".join(running.progress for running in pool.running))
+    finally:
+        queue.release()
+
+
+def print_trials(trials: Mapping[str, Trial], gpus_per_trial: int):
+    """Print every trial with its command line, and touch nothing."""
+    for name, trial in trials.items():
+        state = " (finished)" if (trial.folder / "result.json").exists() else ""
+        print(f"{name}{state}\n    {shlex.join(trial.command(gpus_per_trial))}")
+    print(f"{len(trials)} trials")
+
+
+def summary(newest: Mapping[str, FrozenTrial], folder: Path) -> str:
+    """The table of all trials, the best by validation recall@10 first; once all have ended, the test metrics of that one alone."""
+    ordered = sorted(newest.items(), key=lambda item: (item[1].state != TrialState.COMPLETE, -(item[1].value or 0)))
+    table = pd.DataFrame([_row(name, entry) for name, entry in ordered]).fillna("").to_markdown(index=False, disable_numparse=True)
+    text = f"{folder}: validation metrics of the best epoch\n{table}"
+    result = folder / ordered[0][0] / "result.json" if ordered else folder
+    if all(entry.state.is_finished() for entry in newest.values()) and result.is_file():
+        test = json.loads(result.read_text(encoding="utf-8"))["test"]
+        values = ", ".join(f"{metric} {test[f'fused/{metric}']:.4f}" for metric in METRICS)
+        text += f"\n\nchosen by validation recall@10: {ordered[0][0]}; its test metrics: {values}"
+    return text
+
+
+def _row(name: str, entry: FrozenTrial) -> dict[str, str]:
+    notes = entry.user_attrs
+    if entry.state != TrialState.COMPLETE:
+        return {"trial": name, "state": _state(entry)}
+    metrics = {metric: f"{notes['valid'][f'fused/{metric}']:.4f}" for metric in METRICS}
+    epochs = {"best epoch": str(notes["best_epoch"]), "epochs": str(notes["epochs"]), "time": str(timedelta(seconds=round(notes["seconds"])))}
+    return {"trial": name, "state": "finished", **metrics, **epochs}
+
+
+def _state(entry: FrozenTrial) -> str:
+    notes = entry.user_attrs
+    match entry.state:
+        case TrialState.RUNNING:
+            return f"running on {notes['host']}, seen {(time.time() - notes['seen']) / 60:.0f} min ago"
+        case TrialState.FAIL:
+            return "failed"
+    return "interrupted" if "host" in notes else "waiting"
+
+
+def _start(pool: TrialPool, trial: Trial, lock: IO):
+    if running := pool.start(trial, lock):
+        where = "" if running.gpus is None else f" on GPU {running.gpus}"
+        _say(f"{trial.name}: started{where}, log in {running.log}")
+
+
+def _report(outcome: Outcome, queue: TrialQueue):
+    name = outcome.trial.name
+    if outcome.state == "finished":
+        queue.finish(name, outcome.result)
+        _say(f"{name}: finished, valid recall@10 {outcome.result['valid'][SELECTION]:.4f}")
+    else:
+        queue.fail(name, outcome.message)
+        _say(f"{name}: FAILED, {outcome.message}")
+
+
+def _say(message: str):
+    tqdm.write(message, file=sys.stderr)
+
+
+def _parser(config: str) -> ArgumentParser:
+    parser = ArgumentParser(description=f"Train every point of GRID with {config} and show them by validation recall@10.")
+    add = parser.add_argument
+    add(
+        "--set", metavar="KEY=VALUE", action="extend", nargs="+", default=[], help="a value for every trial, also instead of GRID's"
+    )
+    add("--gpus", metavar="0,1", type=lambda text: text.split(","), default=(), help="run trials side by side, one a GPU")
+    add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, by torchrun (default: 1)")
+    add("--storage", metavar="URL", help="database that the launchers share (default: sqlite:///RUNS/DATASET/study.db)")
+    add("--retry-failed", action="store_true", help="run failed trials again")
+    add("--dry-run", action="store_true", help="print the trials and do nothing")
+    add("--show", action="store_true", help="print the table and do nothing")
+    return parser

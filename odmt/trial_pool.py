@@ -1,0 +1,204 @@
+"""Run trials side by side, each a process of its own and, where GPUs are named, on GPUs of its own.
+
+Knows nothing of searches: `odmt.sweep` feeds it from a queue, `run_trials` from any list. Finished trials are not started again,
+interrupted ones continue.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from odmt.errors import InputError
+from odmt.trials import Trial
+
+GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
+TAIL_LINES = 20
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        trial: which.
+        state: `taken`: somebody else is training in its folder.
+        result: of a finished one, the content of result.json.
+        message: of a failed one, its exit status and the end of its log.
+    """
+
+    trial: Trial
+    state: Literal["finished", "failed", "taken"]
+    result: dict | None = None
+    message: str = ""
+
+
+@dataclass
+class RunningTrial:
+    """A trial with its process.
+
+    Attributes:
+        gpus: CUDA_VISIBLE_DEVICES; None: what the environment gives.
+        lock: the reserved folder.
+        log: everything the process prints.
+        log_start: where in the log this process begins.
+    """
+
+    trial: Trial
+    process: subprocess.Popen
+    gpus: str | None
+    lock: IO
+    log: Path
+    log_start: int
+
+    @property
+    def progress(self) -> str:
+        """How far it is."""
+        metrics = self.trial.folder / "metrics.jsonl"
+        epochs = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+        return f"{self.trial.name}: {epochs} epochs"
+
+    def outcome(self) -> Outcome:
+        """What the ended process left behind."""
+        status = self.process.returncode
+        if status == 0 and (result := self.trial.result()):
+            return Outcome(self.trial, "finished", result)
+        how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        with self.log.open(encoding="utf-8", errors="replace") as log:
+            log.seek(self.log_start)
+            tail = "".join(deque(log, TAIL_LINES)).rstrip()
+        return Outcome(self.trial, "failed", message=f"{how}; the end of {self.log}:\n{tail}")
+
+    def send(self, number: signal.Signals):
+        """Signal the process and those it started in its session, if they are still there."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class TrialPool:
+    """Places for trials to run in. Leaving the context ends what still runs, to be continued another time.
+
+    SIGTERM leaves the context as Ctrl-C does. Should the launcher be killed outright, its trials end with it (on Linux).
+
+    Attributes:
+        free: the places without a trial, by their GPUs.
+        running: the trials in the others.
+    """
+
+    def __init__(self, gpus: Sequence[str] = (), gpus_per_trial: int = 1):
+        """Deal out the GPUs.
+
+        Args:
+            gpus: as CUDA_VISIBLE_DEVICES names them; none: one trial at a time, on what the environment gives.
+            gpus_per_trial: processes of a trial, each on a GPU of its own, or on CPUs on a machine without any.
+        """
+        if gpus_per_trial < 1 or len(gpus) % gpus_per_trial:
+            raise InputError(f"{len(gpus)} GPUs cannot be dealt out to trials of {gpus_per_trial}: name a multiple of that")
+        self.processes_per_trial = gpus_per_trial
+        self.free = [",".join(gpus[first : first + gpus_per_trial]) for first in range(0, len(gpus), gpus_per_trial)] or [None]
+        self.running: list[RunningTrial] = []
+        self._ended: list[tuple[Outcome, IO | None]] = []
+        self._reported: list[IO] = []  # folders whose outcome the caller is dealing with
+
+    def __enter__(self):
+        self._handler_before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        return self
+
+    def __exit__(self, *exception):
+        for running in self.running:
+            running.send(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for running in self.running:
+            try:
+                running.process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                running.send(signal.SIGKILL)
+                running.process.wait()
+            running.lock.close()
+        self._release()
+        signal.signal(signal.SIGTERM, self._handler_before)
+
+    @property
+    def busy(self) -> bool:
+        """True while an outcome is to come."""
+        return bool(self.running or self._ended)
+
+    def start(self, trial: Trial, lock: IO | None) -> RunningTrial | None:
+        """Start a trial in a free place, unless its folder is taken (no lock) or holds its result already."""
+        try:
+            if lock is None:
+                self._ended.append((Outcome(trial, "taken"), lock))
+            elif result := trial.result():
+                self._ended.append((Outcome(trial, "finished", result), lock))
+            else:
+                self.running.append(self._spawn(trial, lock, self.free.pop(0)))
+                return self.running[-1]
+        except InputError as error:
+            self._ended.append((Outcome(trial, "failed", message=f"error: {error}"), lock))
+        return None
+
+    def wait(self, seconds: float = 5.0) -> list[Outcome]:
+        """Return the outcomes since the last call, as soon as there is one or after so many seconds.
+
+        Their folders stay reserved until the next call, so that nobody runs what the caller has not yet noted as ended.
+        """
+        self._release()
+        deadline = time.monotonic() + seconds
+        while True:
+            for running in [running for running in self.running if running.process.poll() is not None]:
+                self.running.remove(running)
+                self.free.append(running.gpus)
+                self._ended.append((running.outcome(), running.lock))
+            if self._ended or time.monotonic() > deadline:
+                ended, self._ended = self._ended, []
+                self._reported = [lock for _, lock in ended if lock]
+                return [outcome for outcome, _ in ended]
+            time.sleep(0.1)
+
+    def _release(self):
+        for lock in self._reported:
+            lock.close()
+
+    def _spawn(self, trial: Trial, lock: IO, gpus: str | None) -> RunningTrial:
+        log = trial.folder / "output.log"
+        with log.open("ab") as output:
+            start = output.tell()
+            process = subprocess.Popen(
+                trial.command(self.processes_per_trial),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends its trials
+                pass_fds=[lock.fileno()],
+                preexec_fn=_die_with_launcher if sys.platform == "linux" else None,
+            )
+        return RunningTrial(trial, process, gpus, lock, log, start)
+
+
+def run_trials(trials: Iterable[Trial], gpus: Sequence[str] = (), gpus_per_trial: int = 1) -> Iterator[Outcome]:
+    """Run trials, as many at a time as a `TrialPool` has places, and yield how each ended, in the order in which they end.
+
+    A trial that fails does not stop the others. Closing the iterator ends those that run.
+    """
+    waiting = deque(trials)
+    with TrialPool(gpus, gpus_per_trial) as pool:
+        while waiting or pool.busy:
+            while waiting and pool.free:
+                trial = waiting.popleft()
+                pool.start(trial, trial.lock())
+            yield from pool.wait()
+
+
+def _die_with_launcher():
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,126 @@
+"""What a trial is: configuration files, values on top of them, and the name and folder that follow from both."""
+
+import fcntl
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from odmt.config import flatten, load_config, valid_keys
+from odmt.errors import InputError
+from odmt.run_folder import FREE_KEYS, RunFolder
+
+PLACES = FREE_KEYS | {"data.dataset", "name"}  # keys that say where a trial runs, not what is tried
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run to be made.
+
+    Attributes:
+        configs: YAML files, the later ones winning.
+        overrides: values by dotted key, on top of the files.
+    """
+
+    configs: tuple[str, ...]
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The files' name and every value that differs from theirs, `odmt,dim-128,lr-0.001`: one name for one configuration."""
+        base = _settings(self.configs)
+        changed = [key for key in valid_keys() if key in self.point and self.point[key] != base[key]]
+        return ",".join([self._place("name"), *(f"{key.rpartition('.')[2]}-{_in_name(self.point[key])}" for key in changed)])
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; known even where the values do not fit together."""
+        return Path(self._place("runs")) / self._place("data.dataset") / self.name
+
+    @property
+    def point(self) -> dict[str, object]:
+        """The overrides that are tried."""
+        return {key: value for key, value in self.overrides.items() if key not in PLACES}
+
+    @property
+    def args(self) -> list[str]:
+        """What `odmt.train` is told."""
+        pairs = [f"{key}={_in_yaml(value)}" for key, value in self.overrides.items() if key != "name"]
+        return [*self.configs, *pairs, f"name={self.name}"]
+
+    def command(self, num_processes: int = 1) -> list[str]:
+        """The command line that makes the run, or continues it; with torchrun for more than one process."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+        return [sys.executable, *(torchrun if num_processes > 1 else []), "-m", "odmt.train", *self.args, "--resume"]
+
+    def result(self) -> dict | None:
+        """The result of the finished run, None where there is none yet.
+
+        Raises:
+            InputError: the folder holds the result of another configuration.
+        """
+        if not (self.folder / "result.json").is_file():
+            return None
+        folder = RunFolder(load_config(self.args))
+        folder.check(resume=True, overwrite=False)
+        return folder.result()
+
+    def lock(self) -> IO | None:
+        """Reserve the folder until the returned file is closed here and in every process that inherits it; None: it is taken."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = (self.folder / "lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def _place(self, key: str) -> str:
+        return self.overrides.get(key, _settings(self.configs)[key])
+
+
+def parse_override(pair: str) -> tuple[str, object]:
+    """Split `key=value`; the value is YAML, or a number as Python writes it (YAML takes 1e-3 for a word).
+
+    Raises:
+        InputError: no `=`, no YAML, or a key that does not exist (with the ones that do).
+    """
+    key, equals, text = pair.partition("=")
+    if not equals:
+        raise InputError(f"{pair}: expected KEY=VALUE")
+    check_key(key)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{pair}: not valid YAML: {error}") from error
+    try:
+        return key, float(value) if isinstance(value, str) else value
+    except ValueError:
+        return key, value
+
+
+def check_key(key: str):
+    """Raise an `InputError` that names the valid keys, unless the key is one."""
+    if key not in valid_keys():
+        load_config([f"{key}="])
+
+
+@cache
+def _settings(configs: tuple[str, ...]) -> dict[str, object]:
+    return dict(flatten(load_config(list(configs))))
+
+
+def _in_yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _in_name(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_in_name, value))
+    return f"{value:.12g}" if isinstance(value, float) else _in_yaml(value)
