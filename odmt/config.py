@@ -276,10 +276,11 @@ def load_config(args: list[str]) -> Config:
     merged: dict = {}
     for arg in args:
         key, equals, value = arg.partition("=")
-        if equals:
-            pairs = [(key.removeprefix("--"), _parse_yaml(value, arg))]
-        elif arg.endswith((".yaml", ".yml")):
+        # A run's folder may be named after its values: RUNS/arts/odmt,dim=128/config.yaml is a file.
+        if arg.endswith((".yaml", ".yml")) and (not equals or "/" in key):
             pairs = _flatten(_read_yaml(Path(arg)))
+        elif equals:
+            pairs = [(key.removeprefix("--"), _parse_yaml(value, arg))]
         else:
             raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
         for key, value in pairs:

@@ -157,3 +157,11 @@ def test_the_mean_of_features_of_two_widths_is_refused():
     widths = {"text": 8, "image": 6}
     with pytest.raises(InputError, match="these are image 6, text 8; take text, image or concat"):
         build_recommender(Config().model, NUM_ITEMS, 6, widths, lambda source: torch.randn(NUM_ITEMS + 1, widths[source]))
+
+
+def test_a_file_may_lie_in_a_folder_named_after_values(tmp_path):
+    folder = tmp_path / "odmt,dim=128"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("model: {dim: 128}\n")
+    assert load_config([str(folder / "config.yaml")]).model.dim == 128
+    assert load_config(["name=config.yaml"]).name == "config.yaml"
