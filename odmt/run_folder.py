@@ -35,6 +35,7 @@ class RunFolder:
     def __init__(self, config: Config):
         self.config = config
         self.path = config.folder
+        self._log: logging.Handler | None = None
 
     @property
     def last(self) -> Path:
@@ -81,9 +82,15 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.path / "config.yaml")
         write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("odmt").addHandler(handler)
+        self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("odmt").addHandler(self._log)
+
+    def close(self):
+        """Send the log there no longer: the next run of this process has a folder of its own."""
+        if self._log is not None:
+            logging.getLogger("odmt").removeHandler(self._log)
+            self._log.close()
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""

@@ -34,7 +34,7 @@ from odmt.models.recommender import Recommender
 from odmt.precision import Precision
 from odmt.run_folder import RunFolder
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
 SELECTION = "valid/fused/recall@10"
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU is seldom waited for
@@ -111,6 +111,8 @@ class Trainer:
         if self.folder.last.exists():
             self.progress = Progress(**load_training(self.folder.last, self.model, self.optimizer))
             self.scaler.load_state_dict(self.progress.scaler)
+            if self.world.is_main:  # the run may have been killed between the checkpoint and the metrics
+                self.folder.write_metrics(self.progress.history)
             log.info("continuing after epoch %d", self.progress.epoch)
 
     def fit(self):
@@ -147,6 +149,7 @@ class Trainer:
                 self._check_finite(block, list(losses), users, step, epoch)
                 totals = block.sum(0) if totals is None else totals + block.sum(0)
                 pending = []
+        self._check_weights(epoch)
         means = mean_over_processes(totals.to(world.device).float() / len(users), world).tolist()
         return dict(zip(losses, means))
 
@@ -195,8 +198,19 @@ class Trainer:
         batch = ", ".join(self.interactions.user_ids[user] for user in users[index][:5])
         raise NonFiniteLossError(
             f"epoch {epoch}, step {index + 1} of {len(users)}: the loss is not finite ({values}); users {batch}, ...; "
-            f"the last good checkpoint is {self.folder.last}. Try a smaller train.lr, or train.precision=fp32"
+            f"{self._remedy()}"
         )
+
+    def _check_weights(self, epoch: int):
+        """Refuse what the last step of an epoch left, which no loss has shown yet, before it is saved."""
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()])
+        if not finite.all():
+            raise NonFiniteLossError(f"epoch {epoch}, after the last step: weights are not finite; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        last = self.folder.last
+        kept = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        return f"{kept}. Try a smaller train.lr, or train.precision=fp32"
 
     def _finish_epoch(self, metrics: dict[str, float]):
         progress = self.progress
@@ -264,12 +278,15 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
         trainer = Trainer(config, world)
         if world.is_main:
             folder.open(overwrite)
-        barrier(world)
-        log.info("%s: %s", folder.path, trainer)
-        if resume:
-            trainer.resume()
-        trainer.fit()
-        return trainer.finish()
+        try:
+            barrier(world)
+            log.info("%s: %s", folder.path, trainer)
+            if resume:
+                trainer.resume()
+            trainer.fit()
+            return trainer.finish()
+        finally:
+            folder.close()
 
 
 def result_table(metrics: dict[str, float]) -> str:
