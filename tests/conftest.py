@@ -61,3 +61,29 @@ def make_interactions(windows: list[list[int]], num_items: int, max_seq_len: int
 def interactions_of():
     """The function that makes `Interactions` of windows of item numbers."""
     return make_interactions
+
+
+NUM_RING_ITEMS = 31
+
+
+@pytest.fixture(scope="session")
+def ring_root(tmp_path_factory) -> Path:
+    """A folder with the dataset `ring`: 31 users of 8 items, text and image features."""
+    from ring_dataset import write_ring  # imports torch, which must come after the setting above
+
+    root = tmp_path_factory.mktemp("ring")
+    write_ring(root / "ring", NUM_RING_ITEMS, 8)
+    return root
+
+
+@pytest.fixture
+def arguments(ring_root, tmp_path):
+    """The function that makes the arguments of a small run on the ring; its run folder is `tmp_path/ring/NAME`."""
+
+    def make(*overrides: str) -> list[str]:
+        places = [f"data.root={ring_root}", "data.dataset=ring", f"runs={tmp_path}", "name=run"]
+        sizes = ["data.max_seq_len=5", "model.dim=8", "model.num_layers=1", "model.backbone_layers=1"]
+        steps = ["train.batch_size=8", "train.epochs=3", "train.lr=0.003", "train.device=cpu"]
+        return [*places, *sizes, *steps, *overrides]
+
+    return make

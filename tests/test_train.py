@@ -1,0 +1,306 @@
+"""Training runs: what they leave behind, how they are interrupted, continued and refused. Killed processes are real ones."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from odmt.checkpoint import load_tensors
+from odmt.config import load_config
+from odmt.distributed import World
+from odmt.errors import InputError
+from odmt.metrics import summarize
+from odmt.train import NonFiniteLossError, Trainer, main, train
+
+ALONE = World(0, 1, torch.device("cpu"))
+PATIENCE = 120  # seconds that a process may take
+
+
+def lines(folder: Path) -> list[dict]:
+    """metrics.jsonl without the seconds."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.endswith("seconds")} for row in rows]
+
+
+def assert_same_run(folder: Path, expected: Path):
+    """Bit for bit the same weights, optimizer, ranks and metrics."""
+    for name in ("best.safetensors", "last.safetensors", "ranks.safetensors"):
+        (tensors, _), (expected_tensors, _) = load_tensors(folder / name), load_tensors(expected / name)
+        assert tensors.keys() == expected_tensors.keys()
+        assert all(torch.equal(tensors[key], tensor) for key, tensor in expected_tensors.items()), name
+    assert lines(folder) == lines(expected)
+    results = [json.loads((place / "result.json").read_text()) for place in (folder, expected)]
+    assert [result.pop("seconds") > 0 for result in results] == [True, True]
+    assert results[0] == results[1]
+
+
+@contextlib.contextmanager
+def command(*args: str):
+    """`python -m odmt.train` as a process."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-m", "odmt.train", *args], **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_epochs(process, folder: Path, count: int):
+    deadline = time.monotonic() + PATIENCE
+    metrics = folder / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_and_interrupted_and_continued(arguments, tmp_path):
+    """SIGKILL, then Ctrl-C, then to the end: the same as a run that was never stopped."""
+    args, folder = arguments("train.epochs=30"), tmp_path / "ring" / "run"
+    with command(*args) as process:
+        wait_for_epochs(process, folder, 3)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    killed = len(lines(folder))
+    with command(*args, "--resume") as process:
+        wait_for_epochs(process, folder, killed + 3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130
+        assert errors.rstrip().endswith("interrupted")
+        assert "Traceback" not in errors
+    assert killed + 3 <= len(lines(folder)) < 30
+    assert not (folder / "result.json").exists()
+    train(load_config(args), resume=True)
+    train(load_config(arguments("train.epochs=30", "name=straight")))
+    assert_same_run(folder, tmp_path / "ring" / "straight")
+    assert "continuing after epoch" in (folder / "train.log").read_text()
+
+
+class PowerCutError(BaseException):
+    """Not caught by anything but the test."""
+
+
+def test_stopped_before_every_file(arguments, tmp_path, monkeypatch):
+    """A run may be stopped between any two files that it writes."""
+    train(load_config(arguments("name=straight")))
+    replace, finished, stops = os.replace, False, 0
+    while not finished:
+        countdown = stops
+
+        def stop_later(source, target):
+            nonlocal countdown
+            if countdown == 0:
+                raise PowerCutError
+            countdown -= 1
+            replace(source, target)
+
+        config = load_config(arguments("name=stopped"))
+        monkeypatch.setattr(os, "replace", stop_later)
+        try:
+            train(config)
+            finished = True
+        except PowerCutError:
+            stops += 1
+            monkeypatch.setattr(os, "replace", replace)
+            train(config, resume=True)
+        assert_same_run(config.folder, tmp_path / "ring" / "straight")
+        shutil.rmtree(config.folder)
+    assert stops >= 2 + 3 * 2 + 1 + 2  # configuration and environment; an epoch's; the best; ranks and result
+
+
+@pytest.fixture(scope="module")
+def finished(ring_root, tmp_path_factory):
+    """The arguments and the folder of a finished run."""
+    runs = tmp_path_factory.mktemp("finished")
+    args = [f"data.root={ring_root}", "data.dataset=ring", f"runs={runs}", "data.max_seq_len=5", "model.dim=8"]
+    args += ["model.num_layers=2", "train.batch_size=8", "train.epochs=4", "train.lr=0.01", "train.device=cpu"]
+    train(load_config(args))
+    return args, runs / "ring" / "odmt"
+
+
+def test_what_a_run_leaves_behind(finished):
+    args, folder = finished
+    names = {path.name for path in folder.iterdir()} - {"tensorboard"}
+    tables = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "train.log"}
+    assert names == tables | {"best.safetensors", "last.safetensors", "ranks.safetensors"}
+    assert load_config([str(folder / "config.yaml")]) == load_config(args)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    rows = lines(folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        losses = [value for name, value in row.items() if name.startswith("train/") and name != "train/loss"]
+        assert {"train/ce_id", "train/ce_text", "train/ce_image", "train/distillation"} <= row.keys()
+        assert row["train/loss"] == pytest.approx(sum(losses), rel=1e-5)
+        measured = {name.partition("/")[2] for name in row if name.startswith("valid/")}
+        assert measured == {f"{s}/{m}@{k}" for s in ("fused", "id", "text", "image") for m in ("recall", "ndcg") for k in (10, 20)}
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_the_result_is_the_best_epochs(finished):
+    args, folder = finished
+    result, rows = json.loads((folder / "result.json").read_text()), lines(folder)
+    recalls = [row["valid/fused/recall@10"] for row in rows]
+    assert result["best_epoch"] == recalls.index(max(recalls)) + 1
+    best = rows[result["best_epoch"] - 1]
+    assert result["valid"] == {name.removeprefix("valid/"): value for name, value in best.items() if name.startswith("valid/")}
+    assert result["epochs"] == 4
+    # The weights of the best epoch give the ranks that were saved, and these the metrics.
+    trainer = Trainer(load_config(args), ALONE)
+    trainer.model.load_state_dict(load_tensors(folder / "best.safetensors")[0])
+    ranks = trainer.rank("test")
+    saved = load_tensors(folder / "ranks.safetensors")[0]
+    for source, rank in ranks.items():
+        np.testing.assert_array_equal(saved[f"test/{source}"], rank)
+    np.testing.assert_array_equal(saved["test/target"], trainer.interactions.targets("test"))
+    assert result["test"] == summarize(ranks)
+    assert sum(group["users"] for group in result["test_groups"].values()) == trainer.interactions.num_users
+
+
+def test_the_test_set_is_looked_at_once(arguments, monkeypatch):
+    looks, rank = [], Trainer.rank
+    monkeypatch.setattr(Trainer, "rank", lambda self, split: looks.append(split) or rank(self, split))
+    train(load_config(arguments()))
+    assert looks == ["valid"] * 3 + ["test"]
+
+
+def test_a_test_curve_changes_nothing_else(arguments, tmp_path):
+    plain = train(load_config(arguments()))
+    curve = train(load_config(arguments("name=curve", "train.test_curve=true")))
+    assert curve | {"seconds": 0} == plain | {"seconds": 0}
+    rows = lines(tmp_path / "ring" / "curve")
+    assert rows[curve["best_epoch"] - 1]["test/fused/recall@10"] == curve["test"]["fused/recall@10"]
+    assert "test/fused/recall@10" not in lines(tmp_path / "ring" / "run")[0]
+
+
+def test_the_command_prints_the_test_metrics(finished, capsys):
+    args, folder = finished
+    assert main([*args, "--resume"]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    title, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert title == f"test metrics of epoch {result['best_epoch']}, the best of 4 by validation recall@10:"
+    assert header.split("|")[2].strip() == "recall@10"
+    assert [row.split("|")[1].strip() for row in rows] == ["fused", "id", "text", "image"]
+    assert float(rows[0].split("|")[2]) == pytest.approx(result["test"]["fused/recall@10"], abs=1e-4)
+
+
+def test_early_stopping(arguments):
+    result = train(load_config(arguments("train.lr=1e-12", "train.epochs=9", "train.patience=2")))
+    assert (result["best_epoch"], result["epochs"]) == (1, 3)
+
+
+def test_an_existing_run_is_not_touched(finished):
+    args, folder = finished
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
+    with pytest.raises(InputError, match=r"odmt: holds a run already; continue it with --resume, replace it with --overwrite"):
+        train(load_config(args))
+    with pytest.raises(InputError, match=r"config.yaml: the run was started with train.lr=0.01 \(now 0.02\); --overwrite it"):
+        train(load_config([*args, "train.lr=0.02"]), resume=True)
+    # Finished: there is nothing to do, even where the data is gone.
+    result = train(load_config([*args, "data.root=/nowhere"]), resume=True)
+    assert result == json.loads((folder / "result.json").read_text())
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()} == before
+
+
+def test_overwrite_starts_anew(arguments, tmp_path):
+    train(load_config(arguments("train.epochs=2", "train.seed=5")))
+    (tmp_path / "ring" / "run" / "old").touch()
+    train(load_config(arguments()), overwrite=True)
+    train(load_config(arguments("name=fresh")))
+    assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "fresh")
+    assert not (tmp_path / "ring" / "run" / "old").exists()
+
+
+def test_seeds_make_runs(arguments, tmp_path):
+    for name, seed in {"a": 1, "b": 1, "c": 2}.items():
+        train(load_config(arguments(f"name={name}", f"train.seed={seed}")))
+    assert_same_run(tmp_path / "ring" / "a", tmp_path / "ring" / "b")
+    assert lines(tmp_path / "ring" / "a") != lines(tmp_path / "ring" / "c")
+
+
+@pytest.mark.parametrize("placement", ["device", "disk"])
+def test_where_features_live_makes_no_difference(arguments, tmp_path, placement):
+    train(load_config(arguments()))
+    train(load_config(arguments("name=other", f"data.placement={placement}")))
+    assert_same_run(tmp_path / "ring" / "other", tmp_path / "ring" / "run")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_like_single(arguments, tmp_path, precision):
+    train(load_config(arguments("model.dropout=0", "train.epochs=2")))
+    train(load_config(arguments("model.dropout=0", "train.epochs=2", "name=half", f"train.precision={precision}")))
+    for half, single in zip(lines(tmp_path / "ring" / "half"), lines(tmp_path / "ring" / "run"), strict=True):
+        assert half["train/loss"] == pytest.approx(single["train/loss"], rel=0.02)
+        assert half["train/loss"] != single["train/loss"]
+    weights, progress = load_tensors(tmp_path / "ring" / "half" / "last.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert ("scale" in progress["scaler"]) == (precision == "fp16")
+
+
+def test_logs_of_runs_in_one_process_are_kept_apart(arguments, tmp_path, caplog):
+    caplog.set_level("INFO", "odmt")
+    for name in ("a", "b"):
+        train(load_config(arguments(f"name={name}")))
+        assert (tmp_path / "ring" / name / "train.log").read_text().count("epoch 3/3") == 1
+    assert (tmp_path / "ring" / "a" / "train.log").read_text().count("epoch 3/3") == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
+    """The step, the batch and the losses are told, and the last good checkpoint stays as it is."""
+    config = load_config(arguments())
+    trainer = Trainer(config, ALONE)
+    trainer.folder.open(overwrite=False)
+    config.train.epochs = 1
+    trainer.fit()
+    last = tmp_path / "ring" / "run" / "last.safetensors"
+    good = last.read_bytes()
+    config.train.epochs = 3
+    next(trainer.model.user_encoder.parameters()).data[:] = float("nan")
+    expected = rf"epoch 2, step 1 of 4: the loss is not finite \(loss nan, .*ce_text .*\); users user\d+, .*checkpoint is {last}\."
+    with pytest.raises(NonFiniteLossError, match=expected):
+        trainer.fit()
+    trainer.folder.close()
+    assert last.read_bytes() == good
+
+
+def test_weights_that_the_last_step_broke_are_not_saved(arguments, tmp_path):
+    """One step an epoch: its loss is finite still."""
+    config = load_config(arguments("train.batch_size=31", "train.lr=1e39"))
+    with pytest.raises(
+        NonFiniteLossError, match=r"epoch 1, after the last step: weights are not finite; there is no checkpoint yet"
+    ):
+        train(config)
+    assert not (config.folder / "last.safetensors").exists()
+
+
+def test_mistakes_and_failures_have_a_status_and_no_traceback(arguments, tmp_path):
+    missing = arguments("data.dataset=none")
+    diverging = arguments("train.lr=1e30", "train.clip_norm=1e30")
+    with command(*missing) as mistake, command(*diverging) as failure:
+        _, words = mistake.communicate(timeout=PATIENCE)
+        assert mistake.returncode == 2
+        assert words.startswith(f"error: {missing[0].partition('=')[2]}/none/items.tsv: no such file; ")
+        assert len(words.splitlines()) == 1
+        assert not (tmp_path / "none").exists(), "nothing is written before the data is read"
+        _, words = failure.communicate(timeout=PATIENCE)
+        assert failure.returncode == 1
+        assert "failed: epoch 1, step 2 of 4: the loss is not finite" in words.splitlines()[-1]
+        assert "Traceback" not in words
+
+
+def test_missing_features_name_the_command(arguments, ring_root, tmp_path):
+    shutil.copytree(ring_root, tmp_path / "data", ignore=shutil.ignore_patterns("image"))
+    with pytest.raises(InputError, match=r"features/image: the dataset has no image features; make them with: python scripts/"):
+        train(load_config(arguments(f"data.root={tmp_path / 'data'}")))
+    train(load_config(arguments(f"data.root={tmp_path / 'data'}", "model.sources=[id,text]", "model.id_init=text")))
