@@ -1,0 +1,102 @@
+"""Two gloo processes under torchrun: the gradients and ranks of one process, and a whole run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import two_processes
+from torch import Tensor
+
+from odmt.checkpoint import load_tensors
+from odmt.config import load_config
+from odmt.distributed import World, gather_shares, open_world, share
+from odmt.errors import InputError
+from odmt.train import Trainer
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def torchrun(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*TORCHRUN, *args], capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def args(ring_root) -> list[str]:
+    """31 users, so that the two processes' shares differ; no dropout, whose noise is each process's own."""
+    places = [f"data.root={ring_root}", "data.dataset=ring", "train.device=cpu"]
+    return [*places, "data.max_seq_len=5", "model.dim=8", "model.num_layers=2", "model.dropout=0", "train.batch_size=6"]
+
+
+@pytest.fixture(scope="module")
+def measured(args, tmp_path_factory) -> list[dict[str, Tensor]]:
+    """What each of the two processes measured."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(str(Path(two_processes.__file__)), str(folder), *args)
+    assert done.returncode == 0, done.stderr
+    return [load_tensors(folder / f"{rank}.safetensors")[0] for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone(args) -> Trainer:
+    return Trainer(load_config(args), ALONE)
+
+
+def test_gradients_are_those_of_one_process_with_the_same_two_batches(measured, alone):
+    """DistributedDataParallel's is the mean of the processes' gradients; each has its own negatives."""
+    local = [two_processes.gradients(alone, alone.model, rank, 2) for rank in (0, 1)]
+    assert any(not torch.allclose(local[0][name], local[1][name], rtol=0.1) for name in local[0]), "the batches do not differ"
+    for name in local[0]:
+        expected = (local[0][name] + local[1][name]) / 2
+        assert torch.equal(measured[0][name], measured[1][name])
+        torch.testing.assert_close(measured[0][name], expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_ranks_are_those_of_one_process(measured, alone):
+    expected = two_processes.ranks(alone)
+    assert len(expected) == 8
+    for name, ranks in expected.items():
+        assert len(ranks) == alone.interactions.num_users
+        assert torch.equal(measured[0][name], ranks)
+        assert torch.equal(measured[1][name], ranks)
+
+
+def test_a_whole_run(args, tmp_path):
+    """One process writes; what it wrote is what one process would find."""
+    args = [*args, f"runs={tmp_path}", "train.epochs=2", "model.dropout=0.1", "train.lr=0.003"]
+    done = torchrun("-m", "odmt.train", *args)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| fused |") == 1
+    folder = tmp_path / "ring" / "odmt"
+    log = (folder / "train.log").read_text()
+    assert log.count("epoch 2/2") == 1
+    assert "2 x cpu" in log
+    trainer = Trainer(load_config(args), ALONE)
+    trainer.model.load_state_dict(load_tensors(folder / "best.safetensors")[0])
+    saved = load_tensors(folder / "ranks.safetensors")[0]
+    for source, rank in trainer.rank("test").items():
+        assert saved[f"test/{source}"].tolist() == rank.tolist()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7])
+def test_shares_cover_all_rows_once(num_rows):
+    worlds = [World(rank, 3, torch.device("cpu")) for rank in range(3)]
+    assert [row for world in worlds for row in range(num_rows)[share(num_rows, world)]] == list(range(num_rows))
+
+
+def test_one_process_needs_no_group():
+    with open_world("cpu") as world:
+        assert world == ALONE
+        rows = torch.randn(4, 2)
+        assert gather_shares(rows, 4, world) is rows
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(InputError, match=r"train.device=cuda: PyTorch sees no GPU here; take train.device=cpu"), open_world("cuda"):
+        pass
