@@ -1,0 +1,38 @@
+"""The course of a run as a picture: its losses, and the validation recall of every source."""
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+METRIC = "recall@10"
+
+
+def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most popular") -> Path:
+    """Draw RUN/training_curve.png from RUN/metrics.jsonl and return its path.
+
+    Args:
+        run: folder of the run.
+        baseline: validation recall@10 of a model without training, drawn as a line.
+        baseline_name: what the line is called.
+    """
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    epochs = [line["epoch"] for line in history]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, recall = figure.subplots(1, 2)
+    for name in sorted(name for name in history[0] if name.startswith("train/") and name != "train/loss"):
+        losses.plot(epochs, [line[name] for line in history], label=name.removeprefix("train/"))
+    losses.set(title="training losses", xlabel="epoch")
+    suffix = f"/{METRIC}"
+    for name in (name for name in history[0] if name.startswith("valid/") and name.endswith(suffix)):
+        source = name.removeprefix("valid/").removesuffix(suffix)
+        width = 2.5 if source == "fused" else 1.2
+        recall.plot(epochs, [line[name] for line in history], label=source, linewidth=width)
+    recall.axhline(baseline, color="grey", linestyle="--", label=baseline_name)
+    recall.set(title=f"validation {METRIC}", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, recall):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    path = run / "training_curve.png"
+    figure.savefig(path, dpi=120)
+    return path
