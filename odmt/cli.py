@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import get_args, get_origin
 
 from jsonargparse import ArgumentParser, auto_cli
 
@@ -10,12 +11,16 @@ from odmt.errors import InputError
 
 
 class OptionParser(ArgumentParser):
-    """Options as they are usually typed: dashes between words, and switches that take no value."""
+    """Options as they are usually typed: dashes between words, switches that take no value, lists as several values."""
 
     def add_argument(self, *names, **settings):
         """Add an option as `ArgumentParser.add_argument` does."""
         if settings.get("type") is bool and settings.get("default") is False:
             settings = {key: value for key, value in settings.items() if key != "type"} | {"action": "store_true"}
+        listed = getattr(settings.get("action"), "_typehint", None)  # where jsonargparse puts the types that are no scalars
+        if get_origin(listed) is list:
+            kept = {key: value for key, value in settings.items() if key in ("help", "default", "required")}
+            names, settings = names[:1], {**kept, "type": get_args(listed)[0], "nargs": "+"}
         if names and isinstance(names[0], str) and "_" in names[0] and names[0] != "--print_config":
             settings["dest"] = names[0].removeprefix("--")
             names = (names[0].replace("_", "-"), *names[1:])

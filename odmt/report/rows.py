@@ -98,6 +98,18 @@ FIGURE_7 = tuple(
     for layers in SWEEP
 )
 
+TITLES = {
+    "table1": "Table 1: the datasets",
+    "table2": "Table 2: overall performance",
+    "table3": "Table 3: ablations",
+    "table4": "Table 4: temperature and ramp-up",
+    "figure1": "Figure 1: FST modules, inputs and fusion",
+    "figure2": "Figure 2: training loss and test recall over epochs",
+    "figure4": "Figure 4: recall by popularity of the target",
+    "figure5": "Figure 5: sequence backbones",
+    "figure7": "Figure 7: number of Transformer layers",
+}
+
 # Table 1 tells of the datasets: nothing is trained for it.
 ROWS = {
     "table1": (),

@@ -1,0 +1,63 @@
+"""A report as files: Markdown and LaTeX for readers, CSV for programs."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from odmt.checkpoint import write_atomically
+
+GAP = "–"
+
+
+@dataclass
+class Page:
+    """Headed tables with lines below.
+
+    Attributes:
+        title: of the page.
+        sections: headings and tables whose cells are text.
+        lines: what stands below.
+        picture: file name of a figure, where there is one.
+    """
+
+    title: str
+    sections: list[tuple[str, pd.DataFrame]]
+    lines: list[str]
+    picture: str | None = None
+
+    def markdown(self) -> str:
+        """The page in Markdown."""
+        picture = [f"![{self.title}]({self.picture})"] if self.picture else []
+        tables = [f"## {heading}\n\n{_tabulate(table, 'pipe')}" for heading, table in self.sections]
+        return "\n\n".join([f"# {self.title}", *picture, *tables, "\n".join(f"- {line}" for line in self.lines)]) + "\n"
+
+    def latex(self) -> str:
+        """The page as tables in LaTeX (package booktabs) with the lines in small print below."""
+        tables = [
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(self.title)}. {_escape(heading)}.}}\n"
+            f"{_tabulate(table, 'latex_booktabs')}\n\\end{{table}}"
+            for heading, table in self.sections
+        ]
+        lines = "\\\\\n".join(map(_escape, self.lines))
+        text = "\n\n".join([*tables, f"{{\\footnotesize\\noindent\n{lines}\\par}}"]) + "\n"
+        return text.replace("α", "$\\alpha$").replace("±", "$\\pm$").replace(GAP, "--")
+
+    def write(self, folder: Path, numbers: dict[str, pd.DataFrame]):
+        """Write the page and its numbers, tables by file name of which the first is the page's too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = next(iter(numbers))
+        write_atomically(folder / f"{name}.md", self.markdown())
+        write_atomically(folder / f"{name}.tex", self.latex())
+        for csv, table in numbers.items():
+            write_atomically(folder / f"{csv}.csv", table.to_csv(index=False))
+
+
+def _tabulate(table: pd.DataFrame, style: str) -> str:
+    return tabulate(table, headers="keys", tablefmt=style, showindex=False, disable_numparse=True)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([%&_#$])", r"\\\1", text)

@@ -1,0 +1,60 @@
+"""Where the numbers of a report come from: the lines that stand below it."""
+
+import json
+from datetime import date, datetime
+
+from odmt.data.feature_store import Header
+from odmt.report.expansion import config_of
+from odmt.report.measurements import Measurement
+from odmt.report.request import Request
+
+
+def footer(measurements: list[Measurement], request: Request) -> list[str]:
+    """Say when, from which commit, on what machine, with which encoders and seeds the measured numbers came about."""
+    trials = [trial for measurement in measurements for trial in measurement.trials]
+    written = f"Written {date.today()}"
+    if not trials:
+        return [f"{written}; nothing has been measured yet."]
+    days = sorted(datetime.fromtimestamp((trial.folder / "result.json").stat().st_mtime).date() for trial in trials)
+    environments = [json.loads((trial.folder / "environment.json").read_text(encoding="utf-8")) for trial in trials]
+    return [
+        f"{written}; runs finished {' to '.join(dict.fromkeys((str(days[0]), str(days[-1]))))}.",
+        f"Commit: {_several(environment['commit'] or 'unknown' for environment in environments)}.",
+        f"Machine: {_several(map(_machine, environments))}.",
+        f"Encoders: {_several(encoder for measurement in measurements for encoder in _encoders(measurement))}.",
+        f"Seeds: {_several(str(config_of(trial).train.seed) for trial in trials)}.",
+        f"Settings: {_settings(request)}.",
+    ]
+
+
+def gaps(measurements: list[Measurement]) -> list[str]:
+    """Say which models show gaps, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for cell in (measurement.cell for measurement in measurements if not measurement):
+        by_reason.setdefault(cell.refusal or "not run yet", []).append(f"{cell.row.label} ({cell.dataset})")
+    return [f"Gaps, {reason}: {'; '.join(names)}." for reason, names in by_reason.items()]
+
+
+def _settings(request: Request) -> str:
+    if not request.search:
+        return "those of the dataset's file in configs/ and of the command line"
+    dims, lrs = ", ".join(map(str, request.dims)), ", ".join(f"{lr:g}" for lr in request.lrs)
+    return f"model.dim of {dims} and train.lr of {lrs} chosen by validation recall@10 with seed {request.seeds[0]}"
+
+
+def _machine(environment: dict) -> str:
+    machine = environment["machine"]
+    processor = ", ".join(machine["gpus"]) or f"CPU, {machine['cpu_threads']} threads a trial"
+    return f"{processor} ({machine['system']}, PyTorch {environment['packages']['torch']})"
+
+
+def _encoders(measurement: Measurement) -> list[str]:
+    if not measurement:
+        return []
+    config = config_of(measurement.trials[0])
+    headers = {source: Header.read(config.data.folder / "features" / source) for source in config.model.needs}
+    return [f"{header.encoder}, weights {header.weights} ({config.data.dataset}, {source})" for source, header in headers.items()]
+
+
+def _several(values) -> str:
+    return ", ".join(dict.fromkeys(values)) or "none"

@@ -1,0 +1,40 @@
+"""What `scripts/reproduce.py` is asked for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Request:
+    """One or all of the paper's tables and figures, on some datasets.
+
+    Attributes:
+        datasets: names of datasets; a name with a file in configs/ has the settings of that file, another the defaults.
+        epochs: passes over the users, instead of the dataset's setting.
+        seeds: a trial a seed; several give mean and standard deviation.
+        overrides: KEY=VALUE for every trial, such as model.dim=64.
+        search: choose model.dim and train.lr by validation recall@10, with the first seed, for every model and dataset.
+        dims: values of model.dim that are searched.
+        lrs: values of train.lr that are searched.
+        gpus: places for trials to run side by side, as CUDA_VISIBLE_DEVICES names GPUs; one named twice takes two trials, and cpu
+            is a place without a GPU. None: one trial at a time on what there is.
+        runs: folder of all run folders.
+        data: folder of the datasets.
+        reports: folder to write to.
+        dry_run: count the trials, do nothing.
+        render_only: train nothing, show what has been measured.
+    """
+
+    datasets: list[str]
+    epochs: int | None = None
+    seeds: list[int] = field(default_factory=lambda: [1])
+    overrides: list[str] = field(default_factory=list)
+    search: bool = False
+    dims: list[int] = field(default_factory=lambda: [128, 256, 512, 768])
+    lrs: list[float] = field(default_factory=lambda: [1e-3, 1e-4, 1e-5])
+    gpus: list[str] = field(default_factory=list)
+    runs: Path = Path("runs")
+    data: Path = Path("data")
+    reports: Path = Path("reports")
+    dry_run: bool = False
+    render_only: bool = False

@@ -1,0 +1,272 @@
+"""Tables and figures: what is trained for them, what is quoted, how models are compared, and the files that come out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ring_dataset import write_ring
+
+from odmt.errors import InputError
+from odmt.report import reproduce as command
+from odmt.report.expansion import candidates, check_data, chosen, config_of, expand
+from odmt.report.measurements import Measurement, measure
+from odmt.report.page import Page
+from odmt.report.paper import quoted
+from odmt.report.reproduce import distinct, main, reproduce
+from odmt.report.request import Request
+from odmt.report.rows import ROWS
+from odmt.report.significance import compare
+from odmt.report.tables import groups_as_text, metric_table, side_by_side
+from odmt.run_folder import RunFolder
+
+SMALL = ["model.dim=8", "data.max_seq_len=4", "train.device=cpu", "train.lr=0.01"]
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    """A request whose folders are all in `tmp_path`."""
+
+    def make(*datasets: str, **settings) -> Request:
+        places = {name: tmp_path / name for name in ("data", "runs", "reports")}
+        return Request(list(datasets), **{"overrides": SMALL, **places, **settings})
+
+    return make
+
+
+def cells_of(target: str, request: Request):
+    return [cell for dataset in request.datasets for cell in expand(ROWS[target], dataset, request)]
+
+
+def finish(trial, valid: float, test: float, groups: dict | None = None):
+    """Put a finished run in a trial's folder."""
+    folder = RunFolder(config_of(trial))
+    folder.open(overwrite=True)
+    folder.close()
+    metrics = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20)]
+    test = {f"fused/{metric}": test for metric in metrics}
+    folder.write_result({"valid": {"fused/recall@10": valid}, "test": test, "test_groups": groups or {}})
+
+
+@pytest.mark.parametrize("target", ["table2", "table3", "table4"])
+def test_the_paper_has_a_number_for_every_row_of_its_tables(target):
+    assert {row.key for row in ROWS[target]} == set(quoted(target)["key"])
+
+
+def test_quoted_numbers():
+    def number(target, dataset, key, metric):
+        table = quoted(target).set_index(["dataset", "key", "metric"])
+        return table.loc[(dataset, key, metric), "value"]
+
+    assert number("table1", "hm", "hm", "interactions") == 606922
+    assert number("table2", "arts", "odmt", "ndcg@20") == 0.0852
+    assert number("table3", "stream", "no_id_mask", "recall@10") == 0.1155
+    assert number("table4", "arts", "temperature:0.3", "recall@10") == 0.1127
+    assert number("table4", "stream", "none", "ndcg@10") == 0.0645
+
+
+def test_what_stands_in_several_tables_is_trained_once(request_of):
+    request = request_of("arts", overrides=[])
+    by_target = {target: distinct(t for cell in cells_of(target, request) for t in candidates(cell, request)) for target in ROWS}
+    # Table 4 has ODMT's own temperature and ramp-up among those it varies.
+    sizes = {"table1": 0, "table2": 8, "table3": 9, "table4": 12, "figure1": 25, "figure2": 8, "figure4": 5, "figure5": 9}
+    assert {target: len(trials) for target, trials in by_target.items()} == {**sizes, "figure7": 8}
+    everything = distinct(trial for trials in by_target.values() for trial in trials)
+    assert len(everything) == 8 + 8 + 11 + 23 + 6 + 3
+    names = {trial.name for trial in everything}
+    assert len({str({**vars(config_of(trial)), "name": ""}) for trial in everything}) == len(names) == len(everything)
+
+
+def test_settings_of_a_trial(request_of):
+    request = request_of("arts", "elsewhere", overrides=["train.lr=0.001"], epochs=2, seeds=[3])
+    arts, elsewhere = (config_of(candidates(cell, request)[0]) for cell in expand(ROWS["table2"][-1:], "arts", request) * 2)
+    assert arts == elsewhere
+    assert (arts.model.dim, arts.train.lr, arts.train.epochs, arts.train.seed) == (768, 1e-3, 2, 3)
+    assert (arts.distillation.temperature, arts.distillation.ramp_up_epochs) == (0.3, 20)
+    without_file = config_of(candidates(cells_of("table2", request)[-1], request)[0])
+    assert without_file.data.dataset == "elsewhere"
+
+
+def test_a_setting_for_all_does_not_change_what_a_row_is(request_of):
+    request = request_of("arts", overrides=["model.num_layers=4"])
+    layers = [config_of(cell.trial).model.num_layers for cell in cells_of("figure7", request)]
+    assert layers == [1, 2, 3, 4] * 2
+
+
+def test_a_wrong_setting_is_no_gap(request_of):
+    with pytest.raises(InputError, match=r"model\.dimension"):
+        cells_of("table2", request_of("arts", overrides=["model.dimension=3"]))
+
+
+def test_what_a_model_refuses_is_a_gap_with_its_reason(request_of):
+    request = request_of("arts", overrides=["model.dim=64"])
+    refused = {cell.row.key: cell.refusal for cell in cells_of("figure7", request) if cell.refusal}
+    assert refused.keys() == {"sasrec_lf:3", "odmt:3"}
+    assert "64 is no multiple of num_layers" in refused["odmt:3"]
+
+
+def test_without_images_models_are_described_by_id_and_text(request_of):
+    request = request_of("ring")
+    write_ring(request.data / "ring", 12, 7, ("text",))
+    cells = {cell.row.key: cell for target in ("table2", "table3", "figure1") for cell in cells_of(target, request)}
+    assert config_of(cells["odmt"].trial).model.sources == ["id", "text"]
+    assert config_of(cells["sasrec"].trial).model.sources == ["id"]
+    assert cells["image:dnn"].refusal == "the dataset has no image"
+    assert "image needs" in cells["image_initialization"].refusal
+    assert "distillation needs two sources" in cells["no_id"].refusal
+    check_data(list(cells.values()), request)
+
+
+def test_missing_features_are_told_with_the_command_that_makes_them(request_of):
+    request = request_of("ring")
+    with pytest.raises(InputError, match="no such dataset"):
+        reproduce("table2", request)
+    folder = write_ring(request.data / "ring", 12, 7, ("text",))
+    (folder / "images").mkdir()
+    with pytest.raises(InputError, match=rf"no image features, which .*extract_features\.py --dataset {folder}"):
+        reproduce("table2", request)
+    assert not request.runs.exists()
+
+
+def test_a_search_chooses_by_validation(request_of):
+    request = request_of("arts", search=True, dims=[8, 16], lrs=[1e-3, 1e-4], seeds=[1, 2])
+    cell = cells_of("table2", request)[-1]
+    trials = candidates(cell, request)
+    assert [(config_of(t).model.dim, config_of(t).train.lr) for t in trials] == [(8, 1e-3), (8, 1e-4), (16, 1e-3), (16, 1e-4)]
+    assert chosen(cell, request) == []
+    for trial, valid in zip(trials, (0.1, 0.3, 0.2, 0.3)):
+        finish(trial, valid, test=1 - valid)
+    found = [config_of(trial) for trial in chosen(cell, request)]
+    assert [(config.model.dim, config.train.lr, config.train.seed) for config in found] == [(8, 1e-4, 1), (8, 1e-4, 2)]
+    assert measure(cell, request).mean("recall@10") == 0.7
+
+
+def test_a_search_leaves_out_what_a_model_refuses(request_of):
+    request = request_of("arts", search=True, dims=[64, 96], lrs=[1e-3])
+    by_layers = {cell.row.key: candidates(cell, request) for cell in cells_of("figure7", request)}
+    assert [config_of(trial).model.dim for trial in by_layers["odmt:3"]] == [96]
+    assert len(by_layers["odmt:2"]) == 2
+
+
+def test_seeds_give_mean_and_standard_deviation(request_of):
+    request = request_of("arts", seeds=[1, 2, 3])
+    cells = cells_of("table2", request)
+    for trial, recall in zip(candidates(cells[0], request), (0.1, 0.2, 0.3)):
+        finish(trial, 0.5, recall)
+    measurements = [measure(cell, request) for cell in cells]
+    table = metric_table("table2", measurements)
+    line = table[(table["key"] == "gru4rec") & (table["metric"] == "recall@10")].set_index("origin")
+    assert line.loc["measured", "value"] == pytest.approx(0.2)
+    assert line.loc["measured", "std"] == pytest.approx(0.1)
+    assert line.loc["measured", "seeds"] == 3
+    assert line.loc["paper", "value"] == 0.0535
+    text = side_by_side(table).set_index("")
+    assert text.loc["GRU4Rec", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.0535", "0.2000 ± 0.1000"]
+    assert text.loc["ODMT", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.1127", "–"]
+
+
+def test_popularity_groups_of_several_seeds(request_of):
+    request = request_of("arts", seeds=[1, 2])
+    cell = cells_of("figure4", request)[0]
+    for trial, recall in zip(candidates(cell, request), (0.1, 0.3)):
+        finish(trial, 0.5, 0.5, {"0": {"users": 7, "fused/recall@10": recall}})
+    assert measure(cell, request).groups() == {0: {"users": 7, "recall@10": pytest.approx(0.2)}}
+    assert Measurement(cell, [], []).groups() == {}
+
+
+def test_groups_are_columns():
+    lines = [("SASRec", 0, 5, 0.1), ("SASRec", 1, 9, 0.2), ("ODMT", 0, 5, 0.3)]
+    text = groups_as_text(pd.DataFrame(lines, columns=["label", "group", "users", "value"])).set_index("")
+    assert text.loc["SASRec"].tolist() == ["0.1000", "0.2000"]
+    assert text.loc["ODMT"].to_dict() == {"group 0 (5 users)": "0.3000", "group 1 (9 users)": "–"}
+
+
+def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
+    random = np.random.default_rng(0)
+    base = (random.random(4000) < 0.2).astype(float)
+    better = np.maximum(base, random.random(4000) < 0.02)
+    difference = compare(better, base)
+    assert difference.mean == pytest.approx((better - base).mean())
+    assert 0 < difference.low < difference.mean < difference.high
+    assert difference.p < 1e-6
+    # The standard error of a mean is the half interval over 1.96, within the bootstrap's own error.
+    assert (difference.high - difference.low) / 2 / 1.96 == pytest.approx((better - base).std() / 4000**0.5, rel=0.1)
+    worse = compare(base, better)
+    assert (worse.mean, worse.p) == (-difference.mean, difference.p)
+    shuffled = compare(base, random.permutation(base))
+    assert shuffled.low <= 0 <= shuffled.high
+    assert compare(base, base).p == 1
+
+
+def test_a_page_in_latex_escapes_what_latex_would_read():
+    page = Page("T", [("a_b", pd.DataFrame({"": ["α = 10"], "x": ["1 ± 2"]}))], ["50 % of a_b"])
+    text = page.latex()
+    assert "\\caption{T. a\\_b.}" in text
+    assert "$\\alpha$ = 10" in text
+    assert "1 $\\pm$ 2" in text
+    assert "50 \\% of a\\_b" in text
+    assert "## a_b" in page.markdown()
+
+
+def test_dry_run_counts_and_touches_nothing(request_of, capsys, tmp_path):
+    places = [f"--{name}={tmp_path / name}" for name in ("data", "runs", "reports")]
+    with pytest.raises(SystemExit) as end:
+        main(["all", "--datasets", "arts", "stream", "--seeds", "1", "2", *places, "--dry-run"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].split() == ["in", "all", str(2 * 2 * 59), "0"]
+    assert not any(tmp_path.iterdir())
+
+
+# Few enough models for a test, some of them in every table and figure.
+FEW = {"sasrec", "odmt", "text:dnn", "sasrec:odmt", "odmt:2", "ramp_up_epochs:20"}
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    rows = {target: tuple(row for row in rows if row.key in FEW) for target, rows in ROWS.items()}
+    monkeypatch.setattr(command, "ROWS", rows)
+
+
+def test_everything_from_data_to_reports(few_rows, request_of):
+    request = request_of("ring", epochs=3, gpus=["cpu", "cpu"])
+    write_ring(request.data / "ring", 12, 7)
+    assert reproduce("all", request) == 0
+    runs = sorted(path.name for path in (request.runs / "ring").iterdir())
+    assert len(runs) == 3
+    written = {path.name for path in request.reports.iterdir()}
+    assert written >= {f"{target}.{suffix}" for target in ROWS for suffix in ("csv", "md", "tex")}
+    assert written >= {f"figure{number}.{suffix}" for number in (1, 2, 4, 5, 7) for suffix in ("png", "svg")}
+    check_numbers(request)
+    finished = {path: path.stat().st_mtime_ns for path in request.runs.rglob("result.json")}
+    assert reproduce("table2", request) == 0
+    assert {path: path.stat().st_mtime_ns for path in request.runs.rglob("result.json")} == finished
+
+
+def check_numbers(request: Request):
+    """The reports say what the run folders say."""
+    cells = {cell.row.key: cell for cell in expand(tuple(r for r in ROWS["table2"] if r.key in FEW), "ring", request)}
+    results = {key: json.loads((candidates(cell, request)[0].folder / "result.json").read_text()) for key, cell in cells.items()}
+    table = pd.read_csv(request.reports / "table2.csv").set_index(["key", "metric"])["value"]
+    for key, result in results.items():
+        assert table[key, "ndcg@20"] == pytest.approx(result["test"]["fused/ndcg@20"])
+    difference = pd.read_csv(request.reports / "table2_differences.csv").set_index("metric").loc["recall@10"]
+    expected = results["odmt"]["test"]["fused/recall@10"] - results["sasrec"]["test"]["fused/recall@10"]
+    assert difference["mean"] == pytest.approx(expected)
+    curve = pd.read_csv(request.reports / "figure2.csv")
+    assert set(curve["key"]) == {"text:dnn"}
+    assert curve["epoch"].max() == 3
+    page = (request.reports / "table2.md").read_text()
+    for said in ("Commit: ", "Machine: CPU", "Encoders: random numbers", "Seeds: 1.", f"{table['odmt', 'recall@10']:.4f}"):
+        assert said in page
+    assert "paper" not in (request.reports / "table3.md").read_text()
+
+
+def test_a_failing_trial_leaves_a_gap(few_rows, request_of, capsys):
+    request = request_of("ring", epochs=1, overrides=[*SMALL, "train.batch_size=1000000", "train.lr=1e38"])
+    write_ring(request.data / "ring", 12, 7)
+    assert reproduce("figure7", request) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert "Gaps, not run yet: ODMT, 2 layers (ring)." in (request.reports / "figure7.md").read_text()
+    assert Path(request.reports / "figure7.png").stat().st_size > 1000
