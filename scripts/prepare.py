@@ -1,7 +1,12 @@
-"""Turn raw files into a dataset: `python scripts/prepare.py csv --help`."""
+"""Turn raw files into a dataset: `python scripts/prepare.py SOURCE --help`."""
 
 from odmt.cli import run
+from odmt.prepare.amazon import amazon
 from odmt.prepare.csv_tables import csv
+from odmt.prepare.hm import hm
+from odmt.prepare.microlens import microlens
+from odmt.prepare.official import official
+from odmt.prepare.unfinished import finish
 
 if __name__ == "__main__":
-    run({"csv": csv})
+    run([csv, amazon, hm, microlens, official, finish])

@@ -115,7 +115,7 @@ def test_bad_lines_are_named_or_counted(raw, capsys):
         ("items.csv", ["item_id", "a"], "line 1: no column but 'item_id'"),
         ("items.csv", ["item_id,title", "a,A", "b,B,C"], "line 3: 3 columns, expected 2"),
         ("items.csv", ["item_id,title", "a,A", "b"], "line 3: 1 columns, expected 2"),
-        ("items.csv", ["item_id,title", "a,A", ",B"], "line 3: no value in column 'item_id'"),
+        ("items.csv", ["item_id,title", "a,A", ",B"], "line 3: the item has no name"),
         ("items.csv", ["item_id,title", "a,A", 'b,"B', 'B"', "a,A"], "line 5: item 'a' stands in line 2 already"),
         ("items.csv", ["item_id,title", "a,A", 'b,"B'], "line 3: unexpected end of data"),
         ("items.csv", [], "the file is empty"),

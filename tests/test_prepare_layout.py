@@ -5,7 +5,7 @@ import pytest
 
 from odmt.data.interactions import Interactions
 from odmt.errors import InputError
-from odmt.prepare.layout import Cut, Dataset, histories_by_time, new_folder, tidy
+from odmt.prepare.layout import Cut, Dataset, new_folder, tidy
 
 
 def histories(**users: str) -> pl.DataFrame:
@@ -14,21 +14,6 @@ def histories(**users: str) -> pl.DataFrame:
 
 def items(**texts: str) -> pl.DataFrame:
     return pl.DataFrame({"item": list(texts), "title": list(texts.values())})
-
-
-def test_equal_times_keep_the_row_order_and_users_that_of_their_first_row():
-    events = pl.DataFrame(
-        [("u", "c", 5.0), ("v", "a", 1.0), ("u", "b", 5.0), ("u", "d", 2.0), ("v", "b", 1.0), ("u", "a", 5.0)],
-        schema=["user", "item", "time"],
-        orient="row",
-    )
-    assert histories_by_time(events).rows() == [("u", ["d", "c", "b", "a"]), ("v", ["a", "b"])]
-
-
-def test_stable_over_many_rows():
-    events = pl.DataFrame({"user": ["u"] * 10_000, "item": [str(n) for n in range(10_000)], "time": [n % 2 for n in range(10_000)]})
-    expected = [str(n) for n in (*range(0, 10_000, 2), *range(1, 10_000, 2))]
-    assert histories_by_time(events)["items"].to_list() == [expected]
 
 
 def test_drops_in_the_order_of_the_specification(capsys):

@@ -67,25 +67,6 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
-    """Collect the interactions of each user: stable order, by time and then by row; users by their first row.
-
-    Args:
-        events: user, item, time; a row an interaction.
-
-    Returns:
-        user, items (a list).
-    """
-    return (
-        events.with_row_index("row")
-        .sort("time", maintain_order=True)
-        .group_by("user")
-        .agg(pl.col("item").alias("items"), pl.col("row").min())
-        .sort("row")
-        .select("user", "items")
-    )
-
-
 def tidy(text: str) -> str:
     """Make a text fit for a field of a TSV file: no control characters, one blank for every run of white space."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -32,7 +32,9 @@ def place_pictures(pictures: Mapping[str, Path], item_ids: Iterable[str], folder
     """Put the pictures of items into a folder: as hard links, and as copies where the file system cannot link."""
     folder.mkdir()
     for item in tqdm(item_ids, desc="images", unit=" images", delay=2):
-        source = pictures[item].resolve()
+        source = pictures[item]
+        if source.is_symlink():
+            source = source.resolve()
         target = folder / f"{item}{source.suffix.lower()}"
         try:
             os.link(source, target)

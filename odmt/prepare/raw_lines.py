@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from odmt.errors import InputError
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20
 
 
 class RawLines:
@@ -71,6 +71,8 @@ class RawLines:
         try:
             table = parse(block)
             problem = _incomplete(table, optional) or (f"{len(table)} rows, expected one" if len(table) != num_lines else None)
+        except pl.exceptions.SchemaError:
+            problem = "another number of columns than expected"
         except (pl.exceptions.PolarsError, InputError) as error:
             problem = str(error).splitlines()[0]
         if not problem:
@@ -105,25 +107,23 @@ class RawLines:
             compressed = getattr(file, "fileobj", file)
             if header:
                 file.readline()
-            tail = b""
-            while chunk := self._read(file):
-                whole, newline, rest = (tail + chunk).rpartition(b"\n")
-                if newline:
-                    yield whole + newline
-                tail = rest
+            read = self._read_gzip if isinstance(file, gzip.GzipFile) else lambda file: file.read(BLOCK_BYTES) + file.readline()
+            while block := read(file):
+                yield block
                 bar.update(compressed.tell() - bar.n)
-            if tail and not self.ends_early:
-                yield tail
 
-    def _read(self, file) -> bytes:
-        """A block of bytes, of a broken gzip file what can still be had."""
+    def _read_gzip(self, file: gzip.GzipFile) -> bytes:
+        """A block of whole lines, of a broken file what can still be had."""
         chunks, size = [], 0
         try:
             while size < BLOCK_BYTES and (chunk := file.read1(BLOCK_BYTES)):
                 chunks.append(chunk)
                 size += len(chunk)
+            chunks.append(file.readline())
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.ends_early = str(error)
+            whole, newline, _ = b"".join(chunks).rpartition(b"\n")
+            return whole + newline
         return b"".join(chunks)
 
 
@@ -159,12 +159,14 @@ def read_csv(
             last = block[block.rfind(b"\n") + 1 :].decode("utf-8", "replace")
             if len(next(csv.reader([last], delimiter=separator))) < len(names):
                 raise InputError(f"fewer than {len(names)} columns")
+        # Only when polars reads all columns does it notice that a line has too many.
+        regular = block.count(separator.encode()) == _num_lines(block) * (len(names) - 1)
         table = pl.read_csv(
             BytesIO(block),
             has_header=False,
             separator=separator,
             schema={f"column_{n}": pl.String for n in range(len(names))},
-            columns=[names.index(name) for name in needed],
+            columns=[names.index(name) for name in needed] if regular else None,
         )
         return table.select(pl.all().name.map(lambda column: names[int(column[7:])])).select(columns)
 
@@ -183,6 +185,16 @@ def read_json_lines(
         skip_bad_lines: as in `RawLines`.
     """
     yield from RawLines(path, skip_bad_lines).tables(lambda block: pl.read_ndjson(BytesIO(block), schema=schema), optional=optional)
+
+
+def decoded_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a small UTF-8 file, with their ends."""
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
 
 
 def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:
