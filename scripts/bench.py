@@ -1,8 +1,10 @@
 """Measure this package against the official way of computing: `python scripts/bench.py train-step --help`."""
 
+from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
+from odmt.bench.startup import startup
 from odmt.bench.train_step import train_step
 from odmt.cli import run
 
 if __name__ == "__main__":
-    run({"train-step": train_step, "evaluate": evaluate})
+    run({"train-step": train_step, "evaluate": evaluate, "epoch": epoch, "startup": startup})

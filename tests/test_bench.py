@@ -34,8 +34,8 @@ def test_a_training_step_is_measured(tmp_path, capsys):
 def test_both_sides_take_the_same_step():
     data = train_step.make("arts-small", 8, 8, 1, "cpu")
     data.config.model.dropout = 0.0
-    odmt = train_step.InMemoryTrainer(data.config, data.world, data.interactions, data.tables)
-    official = train_step.OfficialTrainer(data.config, data.world, data.interactions, data.tables)
+    odmt = train_step.InMemoryTrainer(data)
+    official = train_step.OfficialTrainer(data)
     official.model.load_recommender(odmt.model.state_dict())
     odmt.step(data.batches[0])
     official.step(data.batches[0])

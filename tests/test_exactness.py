@@ -1,22 +1,19 @@
 """The fast path against the plain computation, and the plain computation against the official code's numbers."""
 
 import copy
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
+from odmt.bench.trainers import padded_tokens
 from odmt.config import DistillationConfig, ModelConfig
 from odmt.data.batches import to_device, train_batch
 from odmt.data.features import gather_items
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.losses import Objective, ramp_up
@@ -29,8 +26,6 @@ MAX_SEQ_LEN = 6
 NUM_ITEMS = 12
 WIDTHS = {"id": 20, "text": 20, "image": 20}
 EPOCH = 7
-GOLDEN_CASES = ["default", "no_id_mask", "constant_weight", "one_layer_text_init"]
-INITIALIZATIONS = ["random", "mean", "image", "text"]  # numbered so by the official code
 
 # Training parts; each user's two targets are drawn. L is 6.
 USERS = {
@@ -42,21 +37,12 @@ USERS = {
 }
 
 
-def interactions_of(parts: list[list[int]] | None, rng: np.random.Generator) -> Interactions:
+def windows_of(parts: list[list[int]] | None, rng: np.random.Generator) -> list[list[int]]:
+    """Training parts, random where none are given, with two more items each."""
     if parts is None:
         parts = [rng.integers(1, NUM_ITEMS + 1, rng.integers(1, MAX_SEQ_LEN + 2)).tolist() for _ in range(9)]
-    windows = []
-    for part in parts:
-        unseen = np.setdiff1d(np.arange(1, NUM_ITEMS + 1), part)
-        windows.append(part + rng.choice(unseen, 2, replace=False).tolist())
-    return Interactions(
-        user_ids=[f"u{n}" for n in range(len(windows))],
-        item_ids=[f"i{n}" for n in range(1, NUM_ITEMS + 1)],
-        texts=[""] * NUM_ITEMS,
-        items=np.concatenate(windows).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, windows)]),
-        max_seq_len=MAX_SEQ_LEN,
-    )
+    unseen = [np.setdiff1d(np.arange(1, NUM_ITEMS + 1), part) for part in parts]
+    return [part + rng.choice(rest, 2, replace=False).tolist() for part, rest in zip(parts, unseen)]
 
 
 def tables_of(ties: bool, rng: np.random.Generator) -> dict[str, SyntheticTable]:
@@ -64,14 +50,6 @@ def tables_of(ties: bool, rng: np.random.Generator) -> dict[str, SyntheticTable]
     rows = np.arange(NUM_ITEMS) % (NUM_ITEMS // 2 if ties else NUM_ITEMS)
     lengths = {"text": rng.integers(1, 6, NUM_ITEMS), "image": np.full(NUM_ITEMS, 4)}
     return {source: SyntheticTable(length, rows, CPU, WIDTHS[source]) for source, length in lengths.items()}
-
-
-def padded(table: SyntheticTable, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [S, T, W] and mask [S, T] of slots; padding slots have the last item's features and no real token."""
-    lengths, starts = table.lengths[numbers - 1], table.starts[numbers - 1]
-    columns = np.arange(table.lengths.max())
-    values = table.values[torch.from_numpy(starts[:, None] + np.minimum(columns, lengths[:, None] - 1))].double()
-    return values, torch.from_numpy(columns < lengths[:, None]) & (numbers > 0)[:, None]
 
 
 def pair(config: ModelConfig, tables: dict[str, SyntheticTable]):
@@ -99,8 +77,8 @@ def compare_step(fast, oracle, tables, interactions, temperature: float):
     got["loss"].backward()
 
     numbers = left_padded(*interactions.histories(users, "train"), MAX_SEQ_LEN + 1)
-    text, image = (padded(tables[source], numbers.view(-1)) for source in ("text", "image"))
-    vectors = oracle.encode_items(numbers.view(-1), *text, image[0])
+    (text, mask), (image, _) = (padded_tokens(tables[source], numbers.view(-1)) for source in ("text", "image"))
+    vectors = oracle.encode_items(numbers.view(-1), text.double(), mask, image.double())
     logits, targets = oracle.logits(vectors, numbers, log_popularity)
     cross_entropy, distillation = losses(logits, targets, temperature)
     distillation = ramp_up(EPOCH, 20) * distillation
@@ -119,7 +97,7 @@ def compare_step(fast, oracle, tables, interactions, temperature: float):
 
 @pytest.mark.parametrize("users", USERS)
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-def test_a_training_step_is_exact(users, ties):
+def test_a_training_step_is_exact(users, ties, interactions_of):
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     tables = tables_of(ties, rng)
@@ -130,7 +108,7 @@ def test_a_training_step_is_exact(users, ties):
         with torch.no_grad():
             for table in (fast.item_encoder.id_table, oracle.id_encoder):
                 table.weight[half + 1 :] = table.weight[1 : half + 1]
-    compare_step(fast, oracle, tables, interactions_of(USERS[users], rng), 0.3)
+    compare_step(fast, oracle, tables, interactions_of(windows_of(USERS[users], rng), NUM_ITEMS, MAX_SEQ_LEN), 0.3)
 
 
 @pytest.mark.parametrize(
@@ -143,21 +121,21 @@ def test_a_training_step_is_exact(users, ties):
     ],
     ids=str,
 )
-def test_a_training_step_is_exact_whatever_the_model(settings, temperature):
+def test_a_training_step_is_exact_whatever_the_model(settings, temperature, interactions_of):
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     tables = tables_of(False, rng)
     fast, oracle = pair(ModelConfig(**{"dim": 8, "dropout": 0.0, **settings}), tables)
-    compare_step(fast, oracle, tables, interactions_of(None, rng), temperature)
+    compare_step(fast, oracle, tables, interactions_of(windows_of(None, rng), NUM_ITEMS, MAX_SEQ_LEN), temperature)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("users", ["random", "no_padding", "single_items"])
-def test_ranks_are_exact(users, split):
+def test_ranks_are_exact(users, split, interactions_of):
     rng = np.random.default_rng(1)
     torch.manual_seed(1)
     tables = tables_of(False, rng)
-    interactions = interactions_of(USERS[users], rng)
+    interactions = interactions_of(windows_of(USERS[users], rng), NUM_ITEMS, MAX_SEQ_LEN)
     fast, oracle = pair(ModelConfig(dim=8, dropout=0.0), tables)
     fast, oracle = fast.float().eval(), oracle.float().eval()
     world = World(0, 1, CPU)
@@ -165,7 +143,7 @@ def test_ranks_are_exact(users, split):
     got = rank_targets(fast, catalogue, interactions, split, world)
 
     numbers = torch.arange(NUM_ITEMS + 1)
-    (text, mask), (image, _) = (padded(tables[source], numbers) for source in ("text", "image"))
+    (text, mask), (image, _) = (padded_tokens(tables[source], numbers) for source in ("text", "image"))
     with torch.no_grad():
         vectors = oracle.encode_items(numbers, text.float(), mask, image.float())
     for source, vector in vectors.items():
@@ -175,88 +153,76 @@ def test_ranks_are_exact(users, split):
         assert got[source].tolist() == ranks.tolist()
 
 
-@pytest.fixture(scope="module", params=GOLDEN_CASES)
-def golden(request) -> tuple[dict, dict[str, Tensor], OfficialODMT]:
-    folder = Path(__file__).parent / "golden"
-    described = json.loads((folder / f"{request.param}.json").read_text())
-    tensors = load_file(folder / f"{request.param}.safetensors")
-    args = described["args"]
+@pytest.fixture(scope="module")
+def oracle(golden) -> OfficialODMT:
+    """The oracle with the initial weights of a golden."""
+    args = golden.args
     config = ModelConfig(
         dim=args["embedding_dim"],
         num_layers=args["merged_att_layers"],
-        id_init=INITIALIZATIONS[args["init"]],
         id_visible_to_modalities=args["version"] != "v1",
         backbone_layers=args["transformer_block"],
         backbone_heads=args["num_attention_heads"],
         dropout=args["drop_rate"],
     )
     widths = {source: args[f"{source}_embedding_dim"] for source in ("id", "text", "image")}
-    model = OfficialODMT(config, described["n_items"], args["max_seq_len"], widths)
-    model.load_state_dict({name: tensors[f"state.{name}"] for name in model.state_dict()})
-    return described, tensors, model
+    model = OfficialODMT(config, golden.meta["n_items"], args["max_seq_len"], widths)
+    state = golden.section("state.")
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    return model
 
 
-def golden_step(described: dict, tensors: dict[str, Tensor], model: OfficialODMT, numbers: Tensor):
+def golden_features(golden, slots: Tensor) -> list[Tensor]:
+    return [golden.arrays[f"features.{part}"][slots] for part in ("text", "text_mask", "image")]
+
+
+def golden_step(golden, model: OfficialODMT, numbers: Tensor):
     """Logits, cross-entropy and weighted distillation of a batch of goldens."""
-    slots, args = numbers.view(-1), described["args"]
-    vectors = model.encode_items(
-        slots, tensors["features.text"][slots], tensors["features.text_mask"][slots], tensors["features.image"][slots]
-    )
-    logits, targets = model.logits(vectors, numbers, tensors["item_popularity"].log())
-    cross_entropy, distillation = losses(logits, targets, args["tau"])
-    alpha = args["alpha"]
-    weight = alpha if alpha < 1 else math.exp(-5 * (1 - min(described["epoch"], alpha) / alpha) ** 2)
+    slots, alpha = numbers.view(-1), golden.args["alpha"]
+    vectors = model.encode_items(slots, *golden_features(golden, slots))
+    logits, targets = model.logits(vectors, numbers, golden.arrays["item_popularity"].log())
+    cross_entropy, distillation = losses(logits, targets, golden.args["tau"])
+    weight = alpha if alpha < 1 else math.exp(-5 * (1 - min(golden.meta["epoch"], alpha) / alpha) ** 2)
     return logits, cross_entropy, weight * distillation
 
 
-def test_the_oracle_has_the_official_logits_losses_and_gradients(golden):
-    described, tensors, model = golden
-    logits, cross_entropy, distillation = golden_step(described, tensors, model, tensors["batch.item_ids"])
+def test_the_oracle_has_the_official_logits_losses_and_gradients(golden, oracle):
+    arrays = golden.arrays
+    logits, cross_entropy, distillation = golden_step(golden, oracle, arrays["batch.item_ids"])
     for source, z in logits.items():
-        assert relative_error(z, tensors[f"logits.{source}"]) < 1e-6
-    assert relative_error(cross_entropy, tensors["loss.ce"]) < 1e-6
-    assert relative_error(distillation, tensors["loss.kl_weighted"]) < 1e-5
-    model.zero_grad()
+        assert relative_error(z, arrays[f"logits.{source}"]) < 1e-5
+    assert relative_error(cross_entropy, arrays["loss.ce"]) < 1e-5
+    assert relative_error(distillation, arrays["loss.kl_weighted"]) < 1e-5
+    oracle.zero_grad()
     (cross_entropy + distillation).backward()
-    for name, parameter in model.named_parameters():
-        assert relative_error(parameter.grad, tensors[f"grad.{name}"], 1e-4) < 1e-4, name
+    for name, parameter in oracle.named_parameters():
+        assert relative_error(parameter.grad, arrays[f"grad.{name}"], 1e-4) < 1e-4, name
 
 
-def test_the_oracle_has_the_official_trajectory(golden):
-    described, tensors, model = golden
-    model = copy.deepcopy(model)
+def test_the_oracle_has_the_official_trajectory(golden, oracle):
+    model = copy.deepcopy(oracle)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.1)
-    for step, expected in enumerate(tensors["trajectory.losses"]):
+    for step, expected in enumerate(golden.arrays["trajectory.losses"]):
         optimizer.zero_grad()
-        _, cross_entropy, distillation = golden_step(described, tensors, model, tensors[f"trajectory.batch.{step:02}"])
+        _, cross_entropy, distillation = golden_step(golden, model, golden.arrays[f"trajectory.batch.{step:02}"])
         (cross_entropy + distillation).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
         optimizer.step()
         assert relative_error(torch.stack([cross_entropy, distillation, norm]), expected) < 1e-4
 
 
-def test_the_oracle_has_the_official_ranks(golden):
-    described, tensors, model = golden
-    numbers = torch.arange(described["n_items"] + 1)
+def test_the_oracle_has_the_official_ranks(golden, oracle):
+    numbers = torch.arange(golden.meta["n_items"] + 1)
     with torch.no_grad():
-        vectors = model.encode_items(numbers, *(tensors[f"features.{part}"] for part in ("text", "text_mask", "image")))
+        vectors = oracle.encode_items(numbers, *golden_features(golden, numbers))
     for source, vector in vectors.items():
-        assert relative_error(vector[1:], tensors[f"items.{source}"][1:]) < 1e-5
-    windows = list(described["sequences"].values())
-    interactions = Interactions(
-        user_ids=list(described["sequences"]),
-        item_ids=[str(n) for n in range(described["n_items"])],
-        texts=[],
-        items=np.concatenate(windows).astype(np.int32),
-        offsets=np.cumsum([0, *map(len, windows)]),
-        max_seq_len=described["args"]["max_seq_len"],
-    )
+        assert relative_error(vector[1:], golden.arrays[f"items.{source}"][1:]) < 1e-5
+    interactions = golden.interactions
+    users = np.arange(interactions.num_users)
     for split in ("valid", "test"):
-        ranks = rank_users(model, vectors, interactions, split, np.arange(len(windows)))
-        reachable = [
-            interactions.targets(split)[user] not in interactions.histories(np.array([user]), split)[0]
-            for user in range(len(windows))
-        ]
-        assert sum(reachable) > len(windows) // 2
-        for source, rank in ranks.items():
-            assert torch.equal(rank[reachable], tensors[f"eval.{split}.{source}"][reachable, 0])
+        targets = interactions.targets(split)
+        # A target in the user's own history is out of reach, and its rank arbitrary.
+        reachable = [targets[user] not in interactions.histories(users[[user]], split)[0] for user in users]
+        assert sum(reachable) > len(users) // 2
+        for source, rank in rank_users(oracle, vectors, interactions, split, users).items():
+            assert torch.equal(rank[reachable], golden.arrays[f"eval.{split}.{source}"][reachable, 0])

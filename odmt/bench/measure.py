@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -148,15 +148,16 @@ def _peak_bytes(make: Make, build: Build, settings: dict[str, Any]) -> int:
 
 def memory_now(device: torch.device) -> int:
     """Bytes of this process: allocated on its GPU, or resident."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else process_memory("VmRSS")
 
 
 def memory_peak(device: torch.device) -> int:
     """The most bytes of this process so far."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_memory("VmHWM")
 
 
-def _status(key: str) -> int:
+def process_memory(key: Literal["VmRSS", "VmHWM", "RssAnon"]) -> int:
+    """Bytes of this process: resident now, at most so far, or now without the files that it has mapped."""
     # Not getrusage: its peak starts with that of the process that started this one.
     return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 

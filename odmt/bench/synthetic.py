@@ -4,11 +4,15 @@ Legend: U users, N items, T tokens, W feature width.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from odmt.data.feature_store import Header, Record
+from odmt.data.feature_writer import FeatureWriter
 from odmt.data.features import ResidentTable
 from odmt.data.interactions import Interactions
 
@@ -20,6 +24,7 @@ IMAGE_TOKENS = 50
 MAX_SEQ_LEN = 12
 MIN_SEQ_LEN = 5
 CHUNK = 1 << 22  # random numbers that are drawn at a time
+POOL = 1000  # items whose features stand for those of all where all would not fit or take too long to make
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,37 @@ class SyntheticTable(ResidentTable):
             part.copy_(torch.randn(len(part), device=device))
 
 
-def synthetic_tables(num_items: int, items: np.ndarray, device: torch.device) -> dict[str, SyntheticTable]:
-    """Random text and image features for some items only; the others share the first row.
+def synthetic_tables(row_of_item: np.ndarray, device: torch.device) -> dict[str, SyntheticTable]:
+    """Random text and image features.
 
     Args:
-        num_items: N.
-        items: distinct numbers, from 1, of the items that are read.
+        row_of_item: [N], the row of each item from 1 on; items that share a row have the same features.
         device: where the features are.
     """
-    row_of_item = np.zeros(num_items, np.int64)
-    row_of_item[items - 1] = np.arange(len(items))
+    rows = int(row_of_item.max()) + 1
     return {
-        "text": SyntheticTable(text_lengths(len(items)), row_of_item, device),
-        "image": SyntheticTable(np.full(len(items), IMAGE_TOKENS), row_of_item, device),
+        "text": SyntheticTable(text_lengths(rows), row_of_item, device),
+        "image": SyntheticTable(np.full(rows, IMAGE_TOKENS), row_of_item, device),
     }
+
+
+def write_dataset(folder: Path, interactions: Interactions):
+    """Write the two tables and the feature stores of a dataset; the features come from a pool of 1,000 items.
+
+    Args:
+        folder: the dataset's folder, made here.
+        interactions: whose windows become the users' lines.
+    """
+    folder.mkdir(parents=True)
+    windows = np.split(interactions.items, interactions.offsets[1:-1])
+    lines = (f"{user}\t{' '.join(f'i{n}' for n in window)}\n" for user, window in zip(interactions.user_ids, windows))
+    (folder / "behaviours.tsv").write_text("".join(lines))
+    (folder / "items.tsv").write_text("".join(f"{item}\tan item\n" for item in interactions.item_ids))
+    tables = synthetic_tables(np.arange(min(POOL, interactions.num_items)), torch.device("cpu"))
+    for modality, table in tables.items():
+        parts = table.values.split(table.lengths.tolist())
+        header = Header(modality, "random", "none", "none", table.width, int(table.lengths.max()), "none")
+        with FeatureWriter(folder / "features" / modality, header) as writer:
+            for begin in tqdm(range(0, interactions.num_items, POOL), desc=f"{modality} features", leave=False, delay=2):
+                block = interactions.item_ids[begin : begin + POOL]
+                writer.add({item: part.numpy() for item, part in zip(block, parts)}, dict.fromkeys(block, Record("none")))

@@ -6,38 +6,23 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from odmt.bench.measure import choose_device, compare, report
-from odmt.bench.synthetic import COUNTS, Shape, SyntheticTable, synthetic_interactions, synthetic_tables
-from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer
+from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, synthetic_tables
+from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer, TrainingData
 from odmt.config import Config, ModelConfig, TrainConfig
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
 
 
 @dataclass
-class Data:
+class Data(TrainingData):
     """What both sides train on.
 
     Attributes:
-        config: of the run.
-        world: this process.
-        interactions: of all users.
-        tables: features of the items of the batches.
         batches: users of each repeat.
     """
 
-    config: Config
-    world: World
-    interactions: Interactions
-    tables: dict[str, SyntheticTable]
     batches: list[np.ndarray]
-
-    @property
-    def device(self) -> torch.device:
-        """Where both sides compute."""
-        return self.world.device
 
     @property
     def work(self) -> dict[str, float]:
@@ -53,24 +38,26 @@ def make(shape: Shape, dim: int, batch: int, repeats: int, device: str) -> Data:
     interactions = synthetic_interactions(counts)
     users = np.random.default_rng(1).permutation(counts.users)[: repeats * batch]
     items = np.unique(interactions.histories(users, "train")[0])
+    row_of_item = np.zeros(counts.items, np.int64)
+    row_of_item[items - 1] = np.arange(len(items))
     world = World(0, 1, choose_device(device))
     return Data(
         config=Config(model=ModelConfig(dim=dim), train=TrainConfig(batch_size=batch)),
         world=world,
         interactions=interactions,
-        tables=synthetic_tables(counts.items, items, world.device),
+        tables=synthetic_tables(row_of_item, world.device),
         batches=[users[begin : begin + batch] for begin in range(0, len(users), batch)],
     )
 
 
 def odmt(data: Data) -> Callable[[int], None]:
     """The package's step."""
-    return _steps(InMemoryTrainer(data.config, data.world, data.interactions, data.tables), data)
+    return _steps(InMemoryTrainer(data), data)
 
 
 def official(data: Data) -> Callable[[int], None]:
     """The official code's step."""
-    return _steps(OfficialTrainer(data.config, data.world, data.interactions, data.tables), data)
+    return _steps(OfficialTrainer(data), data)
 
 
 def _steps(trainer: InMemoryTrainer | OfficialTrainer, data: Data) -> Callable[[int], None]:

@@ -3,6 +3,8 @@
 Legend: B users, S slots, T tokens, W feature width.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,18 +22,40 @@ from odmt.train import Trainer
 ITEM_BLOCK = 128  # items that the official code encodes at a time for its evaluation
 
 
+@dataclass
+class TrainingData:
+    """What both sides train on.
+
+    Attributes:
+        config: of the run.
+        world: this process.
+        interactions: of all users.
+        tables: features of the items that are used.
+    """
+
+    config: Config
+    world: World
+    interactions: Interactions
+    tables: dict[str, SyntheticTable]
+
+    @property
+    def device(self) -> torch.device:
+        """Where both sides compute."""
+        return self.world.device
+
+
 class InMemoryTrainer(Trainer):
     """The package's trainer, its data given instead of read."""
 
-    def __init__(self, config: Config, world: World, interactions: Interactions, tables: dict[str, SyntheticTable]):
-        self.config, self.world = config, world
-        self.interactions, self.tables = interactions, tables
-        torch.manual_seed(config.train.seed)
-        self.model = self.parallel = self._build().to(world.device)
+    def __init__(self, data: TrainingData):
+        self.config, self.world = data.config, data.world
+        self.interactions, self.tables = data.interactions, data.tables
+        settings = data.config.train
+        torch.manual_seed(settings.seed)
+        self.model = self.parallel = self._build().to(data.device)
         self.objective = self._objective()
-        settings = config.train
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
-        self.precision = Precision.choose(settings.precision, world.device)
+        self.precision = Precision.choose(settings.precision, data.device)
         self.scaler = self.precision.loss_scaler()
 
     def step(self, users: np.ndarray):
@@ -51,18 +75,19 @@ class InMemoryTrainer(Trainer):
 class OfficialTrainer:
     """The same run as the official code computes it."""
 
-    def __init__(self, config: Config, world: World, interactions: Interactions, tables: dict[str, SyntheticTable]):
-        self.config, self.device = config, world.device
-        self.interactions, self.tables = interactions, tables
-        self.log_popularity = torch.from_numpy(interactions.popularity()).log().float().to(world.device)
-        widths = {source: table.width for source, table in tables.items()}
+    def __init__(self, data: TrainingData):
+        self.config, self.device = data.config, data.device
+        self.interactions, self.tables = data.interactions, data.tables
+        settings, interactions = data.config.train, data.interactions
+        self.log_popularity = torch.from_numpy(interactions.popularity()).log().float().to(data.device)
+        widths = {source: table.width for source, table in data.tables.items()}
         widths["id"] = widths["image"]
-        torch.manual_seed(config.train.seed)
-        self.model = OfficialODMT(config.model, interactions.num_items, interactions.max_seq_len, widths).to(world.device)
+        torch.manual_seed(settings.seed)
+        self.model = OfficialODMT(data.config.model, interactions.num_items, interactions.max_seq_len, widths).to(data.device)
         with torch.no_grad():
-            self.model.id_encoder.weight.copy_(sum(table.cls() for table in tables.values()) / len(tables))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), config.train.lr, weight_decay=config.train.weight_decay)
-        self.precision = Precision.choose(config.train.precision, world.device)
+            self.model.id_encoder.weight.copy_(sum(table.cls() for table in data.tables.values()) / len(data.tables))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+        self.precision = Precision.choose(settings.precision, data.device)
         self.scaler = self.precision.loss_scaler()
 
     def step(self, users: np.ndarray):

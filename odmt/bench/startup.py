@@ -1,0 +1,72 @@
+"""From the command to the first batch, with features that were extracted before."""
+
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from odmt.bench.measure import Measurement, choose_device, process_memory, report, timed
+from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
+from odmt.config import Config, DataConfig, ModelConfig
+from odmt.distributed import World
+from odmt.train import Trainer
+
+
+def start(root: str, dim: int, placement: str, device: str) -> dict[str, int]:
+    """Build a trainer of the dataset `bench` and its first batch; returns RAM of the process's own in bytes, and the items."""
+    world = World(0, 1, choose_device(device))
+    config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=dim))
+    trainer = Trainer(config, world)
+    next(trainer.batches([np.arange(128)]))
+    return {"bytes": process_memory("RssAnon"), "items": trainer.interactions.num_items}
+
+
+def startup(
+    shape: Shape = "arts",
+    dim: int = 128,
+    repeats: int = 3,
+    device: Literal["auto", "cuda", "cpu"] = "auto",
+    json: Path | None = None,
+):
+    """Measure how long a run takes to start when the features are in the store and in the page cache.
+
+    Every start is a process of its own, from the launch of the interpreter to the first batch on the device. There is no
+    baseline: the official code extracts all features again. Memory is what the process has beside the store's mapped files.
+
+    Args:
+        shape: the dataset whose counts the random data have; 7 GB are written to a temporary folder for Arts.
+        dim: model width D.
+        repeats: starts with each placement of the features, in turn.
+        device: where the run would compute.
+        json: file for the numbers.
+    """
+    where = choose_device(device)
+    placements = ["disk", "device", "pinned"] if where.type == "cuda" else ["disk", "device"]
+    measurements = {
+        placement: Measurement(
+            f"startup, {placement}", {"shape": shape, "dim": dim, "repeats": repeats, "device": device, "placement": placement}, []
+        )
+        for placement in placements
+    }
+    with tempfile.TemporaryDirectory() as root:
+        write_dataset(Path(root) / "bench", synthetic_interactions(COUNTS[shape]))
+        for _ in range(repeats):
+            for placement, measurement in measurements.items():
+                measure(measurement, root, dim, placement, device)
+    report(list(measurements.values()), json)
+
+
+def measure(measurement: Measurement, root: str, dim: int, placement: str, device: str):
+    """Add one start to a measurement."""
+    started: dict[str, int] = {}
+
+    def run():
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            started.update(pool.submit(start, root, dim, placement, device).result())
+
+    measurement.seconds.append(timed(run, choose_device("cpu")))
+    measurement.peak_bytes = started["bytes"]
+    measurement.work = {"items": started["items"]}
