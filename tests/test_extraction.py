@@ -21,7 +21,7 @@ from odmt.data.images import decode
 from odmt.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "extract_features.py"
-NUM_ITEMS = 200
+NUM_ITEMS = 120
 CPU = torch.device("cpu")
 
 
@@ -109,7 +109,7 @@ def kill_until_done(job, dataset: Path) -> list[dict[str, int]]:
     moments, states = random.Random(0), []
     while True:
         child = start_child(job)
-        time.sleep(moments.uniform(0, 0.04 * (len(states) + 1)))
+        time.sleep(moments.uniform(0, 0.05 * 1.15 ** len(states)))
         os.kill(child, signal.SIGKILL)
         if wait_for(child) == 0:
             return states
@@ -118,7 +118,7 @@ def kill_until_done(job, dataset: Path) -> list[dict[str, int]]:
 
 def test_stores_hold_every_item_with_its_own_features(dataset, encoders, job, capsys):
     extract_features(dataset, **job, verify=True)
-    assert capsys.readouterr().out.count("200 items read back, every checksum right") == 2
+    assert capsys.readouterr().out.count("120 items read back, every checksum right") == 2
     with FeatureStore(dataset / "features" / "image") as images, FeatureStore(dataset / "features" / "text") as texts:
         assert len(images) == len(texts) == NUM_ITEMS
         assert {images.num_tokens(f"item{n}") for n in range(NUM_ITEMS)} == {5}
@@ -135,7 +135,7 @@ def test_dataset_without_images_gets_text_alone(dataset, job):
     extract_features(dataset, **job)
     assert [folder.name for folder in (dataset / "features").iterdir()] == ["text"]
     with pytest.raises(InputError, match="images: no such folder"):
-        extract_features(dataset, **job, modalities=["image"])
+        extract_features(dataset, **job, modality="image")
 
 
 def test_worker_processes_change_nothing(dataset, job, uninterrupted):
@@ -181,7 +181,7 @@ def test_full_disk_is_explained_and_the_store_continues(dataset, job, uninterrup
 
 
 def test_other_request_is_refused_before_anything_is_encoded(dataset, job, tmp_path):
-    extract_features(dataset, **job, modalities=["text"])
+    extract_features(dataset, **job, modality="text")
     before = content(dataset)
     with pytest.raises(InputError, match="max_tokens is 30, asked for 20"):
         extract_features(dataset, **job, max_text_tokens=20)
@@ -189,7 +189,11 @@ def test_other_request_is_refused_before_anything_is_encoded(dataset, job, tmp_p
     with pytest.raises(InputError, match=r"features/text: holds features of .*weights is"):
         extract_features(dataset, **{**job, "text_encoder": str(other)})
     assert content(dataset)["text"] == before["text"]
-    assert not count_records(dataset).get("image")
+    assert count_records(dataset)["image"] == 0
+    # What was asked for in vain binds nobody: the image store is still empty.
+    extract_features(dataset, **job, modality="image", shrink_jpegs=True)
+    with pytest.raises(InputError, match=r"preprocessing is .*fraction.* asked for"):
+        extract_features(dataset, **job, modality="image")
 
 
 def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, job, capsys):
@@ -202,8 +206,8 @@ def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, j
     Image.new("RGB", (50, 50), "red").save(dataset / "images" / "item3.png")
     capsys.readouterr()
     extract_features(dataset, **job)
-    assert "image: 201 items, 2 of them new" in (out := capsys.readouterr().out)
-    assert "text: 201 items, 2 of them new" in out
+    assert "image: 121 items, 2 of them new" in (out := capsys.readouterr().out)
+    assert "text: 121 items, 2 of them new" in out
     after = content(dataset)
     for modality, changed in (("image", {"item3"}), ("text", {"item9"})):
         old, new = before[modality]["features"], after[modality]["features"]
@@ -215,10 +219,10 @@ def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, j
 
 @pytest.fixture
 def broken(dataset) -> Path:
-    """Items 5, 6 and 150 have no readable image."""
+    """Items 5, 6 and 111 have no readable image."""
     (dataset / "images" / "item5.png").write_text("<html>404</html>")
     (dataset / "images" / "item6.png").unlink()
-    path = dataset / "images" / "item150.png"
+    path = dataset / "images" / "item111.png"
     path.write_bytes(path.read_bytes()[:500])
     return dataset
 
@@ -229,15 +233,15 @@ def listed(dataset: Path) -> dict[str, list[str]]:
 
 
 def test_bad_images_stop_the_run_and_all_are_listed(broken, job, uninterrupted):
-    with pytest.raises(InputError, match=r"3 images .* listed in .*bad_images\.tsv.* item150: item150\.png: .*--bad-images drop"):
+    with pytest.raises(InputError, match=r"3 images .* listed in .*bad_images\.tsv.* item111: item111\.png: .*--bad-images drop"):
         extract_features(broken, **job)
-    assert listed(broken) == {"bad_images.tsv": ["item150", "item5", "item6"]}
+    assert listed(broken) == {"bad_images.tsv": ["item111", "item5", "item6"]}
     reasons = (broken / "features" / "image" / "bad_images.tsv").read_text()
     assert "item6\tno image file\n" in reasons
     assert "item5\titem5.png: UnidentifiedImageError" in reasons
     assert not (broken / "features" / "text" / "shard-00000.lmdb").exists()
     assert set(content(broken)["image"]["features"]) == {"item0", "item1", "item2", "item3"}  # the batches before the first bad one
-    write_images(broken, [5, 6, 150])
+    write_images(broken, [5, 6, 111])
     extract_features(broken, **job)
     assert content(broken) == uninterrupted
     assert listed(broken) == {}
@@ -245,23 +249,23 @@ def test_bad_images_stop_the_run_and_all_are_listed(broken, job, uninterrupted):
 
 def test_items_with_bad_images_are_dropped(broken, job, uninterrupted):
     extract_features(broken, **job, bad_images="drop")
-    assert listed(broken) == {"dropped.tsv": ["item150", "item5", "item6"]}
+    assert listed(broken) == {"dropped.tsv": ["item111", "item5", "item6"]}
     features = content(broken)["image"]["features"]
-    assert set(uninterrupted["image"]["features"]) - set(features) == {"item5", "item6", "item150"}
+    assert set(uninterrupted["image"]["features"]) - set(features) == {"item5", "item6", "item111"}
     write_images(broken, [6])
     extract_features(broken, **job, bad_images="drop")
-    assert listed(broken) == {"dropped.tsv": ["item150", "item5"]}
+    assert listed(broken) == {"dropped.tsv": ["item111", "item5"]}
     assert "item6" in content(broken)["image"]["features"]
 
 
 def test_bad_images_count_as_black(broken, job, encoders):
     extract_features(broken, **job, bad_images="blank")
-    assert listed(broken) == {"blank.tsv": ["item150", "item5", "item6"]}
+    assert listed(broken) == {"blank.tsv": ["item111", "item5", "item6"]}
     (black,) = ImageEncoder(encoders["image_encoder"], CPU).encode(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
     with FeatureStore(broken / "features" / "image") as store:
         assert len(store) == NUM_ITEMS
-        np.testing.assert_allclose(store.read("item150"), black, rtol=2e-3, atol=2e-3)
-        assert np.abs(store.read("item149").astype(np.float32) - black).max() > 0.1
+        np.testing.assert_allclose(store.read("item111"), black, rtol=2e-3, atol=2e-3)
+        assert np.abs(store.read("item110").astype(np.float32) - black).max() > 0.1
 
 
 def test_another_choice_about_bad_images_takes_effect(broken, job):
@@ -269,7 +273,7 @@ def test_another_choice_about_bad_images_takes_effect(broken, job):
     blank = content(broken)["image"]["features"]
     extract_features(broken, **job, bad_images="drop")
     dropped = content(broken)["image"]["features"]
-    assert listed(broken) == {"dropped.tsv": ["item150", "item5", "item6"]}
+    assert listed(broken) == {"dropped.tsv": ["item111", "item5", "item6"]}
     assert {item: blank[item] for item in dropped} == dropped
     assert len(dropped) == NUM_ITEMS - 3
     with pytest.raises(InputError, match="3 images"):
@@ -302,7 +306,7 @@ def test_two_processes_write_two_shards_of_one_store(dataset, job, uninterrupted
     command = [*torchrun, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "1", "--verify"]
     run = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("100 items read back, every checksum right") == 4
+    assert run.stdout.count("60 items read back, every checksum right") == 4
     for modality in ("image", "text"):
         shards = sorted(path.name for path in (dataset / "features" / modality).glob("*.lmdb"))
         assert shards == ["shard-00000.lmdb", "shard-00001.lmdb"]

@@ -87,6 +87,7 @@ def test_not_a_store(tmp_path):
     with pytest.raises(InputError, match="not a header"):
         FeatureStore(tmp_path)
     claim_folder(tmp_path / "new", HEADER)
+    assert len(FeatureStore(tmp_path / "new")) == 0
     (tmp_path / "new" / "shard-00000.lmdb").write_bytes(b"no database" * 1000)
     with pytest.raises(InputError, match=r"shard-00000\.lmdb: cannot be opened"):
         FeatureStore(tmp_path / "new")

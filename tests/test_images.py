@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odmt.data.images import decode, find_images, load_batches
+from odmt.data.images import DecodedBatches, decode, find_images, load_batches
 from odmt.errors import InputError
 
 
@@ -58,7 +58,7 @@ def test_batches_come_in_order_with_the_bad_ones_black_and_explained(tmp_path, n
     (tmp_path / "2.png").write_text("<html>not found</html>")
     (tmp_path / "4.png").write_bytes(whole[: len(whole) // 2])
     paths = [tmp_path / f"{number}.png" for number in range(6)]
-    batches = list(load_batches([paths[:3], [*paths[3:], None]], size=4, num_workers=num_workers, pin_memory=False))
+    batches = list(load_batches(DecodedBatches([paths[:3], [*paths[3:], None]], size=4), num_workers, pin_memory=False))
     reds = [pixels[:, 0, 0, 0].tolist() for pixels, _ in batches]
     assert reds == [[0, 0, 0], [120, 0, 200, 0]]
     (_, first), (_, second) = batches
@@ -67,3 +67,13 @@ def test_batches_come_in_order_with_the_bad_ones_black_and_explained(tmp_path, n
     assert "cannot identify image file" in first[2]
     assert sorted(second) == [1, 3]
     assert second[3] == "no image file"
+
+
+def test_shrinking_touches_large_jpegs_alone_and_those_little(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, width in (("small.jpg", 40), ("large.jpg", 400), ("large.png", 400)):
+        pixels = np.asarray(gradient(width, width)).astype(int) + rng.integers(0, 9, (width, width, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / name)
+        difference = np.abs(decode(tmp_path / name, 32, shrink_jpegs=True).astype(int) - decode(tmp_path / name, 32))
+        assert (difference.max() > 0) == (name == "large.jpg")
+        assert difference.max() <= 8

@@ -151,7 +151,7 @@ class FeatureStore:
             with shard.env.begin(db=shard.features, buffers=True) as transaction:
                 value = transaction.get(key)
                 if value is not None:
-                    return self._decode(item_id, value)
+                    return shard.decode(item_id, value, self.header.width)
         raise self._missing(item_id)
 
     def records(self) -> Iterator[tuple[str, Record]]:
@@ -167,12 +167,6 @@ class FeatureStore:
                 if value is not None:
                     return len(value)
         return None
-
-    def _decode(self, item_id: str, value: memoryview) -> np.ndarray:
-        data, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
-        if xxhash.xxh3_64_digest(data) != checksum or len(data) % (self.header.width * DTYPE.itemsize):
-            raise InputError(f"{self.folder}: the features of item {item_id!r} are damaged; remove the folder and extract again")
-        return np.frombuffer(data, DTYPE).reshape(-1, self.header.width).copy()
 
     def _missing(self, item_id: str) -> InputError:
         return InputError(
@@ -198,6 +192,24 @@ class Shard:
             self.records = self.env.open_db(b"records", create=create)
         except lmdb.Error as error:
             raise InputError(f"{path}: cannot be opened: {error}") from error
+
+    def read_features(self, width: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield item ids and their tokens, float16 [T, W], comparing checksums."""
+        with self.env.begin(db=self.features, buffers=True) as transaction:
+            for key, value in transaction.cursor():
+                item_id = bytes(key).decode()
+                yield item_id, self.decode(item_id, value, width)
+
+    def decode(self, item_id: str, value: memoryview, width: int) -> np.ndarray:
+        """Copy the tokens [T, W] of a stored value.
+
+        Raises:
+            InputError: the bytes are not those that were written.
+        """
+        data, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
+        if xxhash.xxh3_64_digest(data) != checksum or len(data) % (width * DTYPE.itemsize):
+            raise InputError(f"{self.path}: the features of item {item_id!r} are damaged; remove the file and extract again")
+        return np.frombuffer(data, DTYPE).reshape(-1, width).copy()
 
     def missing_bytes(self) -> int:
         """How much shorter the file is than its pages take."""
@@ -227,6 +239,11 @@ class Shard:
 def shard_paths(folder: Path) -> list[Path]:
     """The LMDB files of a store, in order."""
     return sorted(folder.glob("shard-*.lmdb"))
+
+
+def shard_number(path: Path) -> int:
+    """The number in a shard's file name."""
+    return int(path.stem.removeprefix("shard-"))
 
 
 # LMDB forbids that a process opens a file twice, so stores of the same folder share their shards. Without locks a read-only map

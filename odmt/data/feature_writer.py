@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import lmdb
 import numpy as np
 import xxhash
 
 from odmt.checkpoint import write_atomically
-from odmt.data.feature_store import DTYPE, Header, Record, Shard, shard_paths
+from odmt.data.feature_store import DTYPE, Fate, Header, Record, Shard, shard_paths
 from odmt.errors import InputError
 
 INITIAL_MAP_BYTES = 1 << 26
@@ -55,14 +56,14 @@ class FeatureWriter:
 
 
 def claim_folder(folder: Path, header: Header):
-    """Write the header of a new store; compare it with that of an existing one.
+    """Write the header of a store that is still empty; compare it with that of one that is not.
 
     Raises:
         InputError: the store holds other features; the keys that differ are named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if not (folder / "header.json").exists() and not shard_paths(folder):
+        if not shard_paths(folder):
             return write_atomically(folder / "header.json", header.to_json())
         found = Header.read(folder)
     if keys := found.differing_keys(header):
@@ -101,18 +102,18 @@ def write_lists(folder: Path) -> dict[str, dict[str, Record]]:
     """List the items whose images could not be decoded in files of the store's folder, a file for each fate.
 
     Returns:
-        those items and their records, by fate.
+        all items and their records, by fate.
     """
     with _locked(folder):
         records = sorted(read_records(folder).items())
-        listed = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in LISTS}
+        by_fate = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in get_args(Fate)}
         for fate, name in LISTS.items():
-            if listed[fate]:
-                lines = [f"{item_id}\t{record.reason}\n" for item_id, record in listed[fate].items()]
+            if by_fate[fate]:
+                lines = [f"{item_id}\t{record.reason}\n" for item_id, record in by_fate[fate].items()]
                 write_atomically(folder / name, "".join(lines))
             else:
                 (folder / name).unlink(missing_ok=True)
-    return listed
+    return by_fate
 
 
 def _open_for_writing(path: Path) -> Shard:
