@@ -70,7 +70,7 @@ class ModelConfig:
         sources: what an item is described by.
         item_encoder: `imt` (the ID-aware Multi-modal Transformer), `transformer` (one Transformer per modality), `dnn` (two
             layers on the CLS feature), `moe` (UniSRec's parametric-whitening adaptor on the CLS feature).
-        num_layers: Transformer layers of the item encoder, and its number of heads (`imt`, `transformer`).
+        num_layers: Transformer layers of the item encoder (`imt`, `transformer`), and its heads, or as many as divide `dim`.
         id_encoder: `projected` (a table as wide as the features, projected to D, then a head) or `embedding` (a table of width D).
         id_init: what the projected ID table starts from; `concat` is the image and the text feature side by side. Default: mean.
         id_visible_to_modalities: let text and image tokens attend to the ID token (Table 3, w/o ID mask). Default: false.
@@ -105,8 +105,6 @@ class ModelConfig:
         _require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
         if self.backbone == "sasrec":
             _require(self.dim % self.backbone_heads == 0, "model.dim", f"{self.dim} is no multiple of backbone_heads")
-        if modalities and self.item_encoder in ("imt", "transformer"):
-            _require(self.dim % self.num_layers == 0, "model.dim", f"{self.dim} is no multiple of num_layers, the heads")
         if imt:
             _require(
                 bool(modalities),
@@ -140,14 +138,6 @@ class ModelConfig:
         """What the item encoder reads of each modality: all tokens or the CLS token."""
         part = "tokens" if self.item_encoder in ("imt", "transformer") else "cls"
         return {source: part for source in self.sources if source != "id"}
-
-    @property
-    def num_heads(self) -> int:
-        """Heads of the item encoder: as many as layers (official code, Figure 7).
-
-        Choice: of the towers of `transformer` too, so that SASRec+LF's two layers have 2 heads and the one of w/o IMT (2) has 1.
-        """
-        return self.num_layers
 
 
 @dataclass

@@ -21,14 +21,14 @@ MODELS = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml")
 WIDTH, NUM_ITEMS = 8, 5
 
 
-def build(config: Config) -> Recommender:
+def build(config: Config, dim: int = 24) -> Recommender:
     features = {source: torch.randn(NUM_ITEMS + 1, WIDTH) for source in config.model.needs}
-    small = replace(config.model, dim=24)
+    small = replace(config.model, dim=dim)
     return build_recommender(small, NUM_ITEMS, 6, dict.fromkeys(features, WIDTH), features.__getitem__)
 
 
-def model(name: str, *overrides: str) -> Recommender:
-    return build(load_config([str(MODELS[name]), *overrides]))
+def model(name: str, *overrides: str, dim: int = 24) -> Recommender:
+    return build(load_config([str(MODELS[name]), *overrides]), dim)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,6 +111,14 @@ def test_odmt_is_the_default():
     assert not encoder.id_visible
 
 
+@pytest.mark.parametrize(("layers", "dim", "heads"), [(1, 24, 1), (3, 24, 3), (4, 24, 4), (3, 64, 2), (3, 512, 2), (4, 6, 3)])
+def test_as_many_heads_as_layers_and_divide_the_width(layers, dim, heads):
+    for name in ("odmt", "sasrec_lf"):
+        recommender = model(name, f"model.num_layers={layers}", dim=dim)
+        blocks = recommender.item_encoder.blocks if name == "odmt" else recommender.item_encoder.towers["text"].blocks
+        assert [block.num_heads for block in blocks] == [heads] * layers
+
+
 def test_ablations():
     assert model("no_id_mask").item_encoder.id_visible
     assert model("no_id").item_encoder.id_table is None
@@ -140,7 +148,6 @@ def test_ablations():
         (["model.id_encoder=embedding"], "the IMT needs the ID as a token"),
         (["fdsa", "model.sources=[text,image]"], "fdsa needs id and text or image"),
         (["fdsa", "model.sources=[id]"], "fdsa needs id and text or image"),
-        (["model.num_layers=3", "model.dim=64"], "64 is no multiple of num_layers"),
         (["model.dim=33", "sasrec"], "33 is no multiple of backbone_heads"),
         (["model.sources=[]"], "name at least one"),
         (["model.sources=[id,id,text]"], "names a source twice"),

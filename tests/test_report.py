@@ -100,10 +100,11 @@ def test_a_wrong_setting_is_no_gap(request_of):
 
 
 def test_what_a_model_refuses_is_a_gap_with_its_reason(request_of):
-    request = request_of("arts", overrides=["model.dim=64"])
-    refused = {cell.row.key: cell.refusal for cell in cells_of("figure7", request) if cell.refusal}
-    assert refused.keys() == {"sasrec_lf:3", "odmt:3"}
-    assert "64 is no multiple of num_layers" in refused["odmt:3"]
+    # SASRec has 2 heads, the other backbones have none.
+    request = request_of("arts", overrides=["model.dim=25", "model.backbone=gru4rec"])
+    refused = {cell.row.key: cell.refusal for cell in cells_of("figure5", request) if cell.refusal}
+    assert refused.keys() == {"sasrec:sasrec_ef", "sasrec:sasrec_lf", "sasrec:odmt"}
+    assert "25 is no multiple of backbone_heads" in refused["sasrec:odmt"]
 
 
 def test_without_images_models_are_described_by_id_and_text(request_of):
@@ -143,10 +144,10 @@ def test_a_search_chooses_by_validation(request_of):
 
 
 def test_a_search_leaves_out_what_a_model_refuses(request_of):
-    request = request_of("arts", search=True, dims=[64, 96], lrs=[1e-3])
-    by_layers = {cell.row.key: candidates(cell, request) for cell in cells_of("figure7", request)}
-    assert [config_of(trial).model.dim for trial in by_layers["odmt:3"]] == [96]
-    assert len(by_layers["odmt:2"]) == 2
+    request = request_of("arts", search=True, dims=[25, 96], lrs=[1e-3])
+    dims = {cell.row.key: [config_of(t).model.dim for t in candidates(cell, request)] for cell in cells_of("figure5", request)}
+    assert dims["sasrec:odmt"] == [96]
+    assert dims["gru4rec:odmt"] == [25, 96]
 
 
 def test_seeds_give_mean_and_standard_deviation(request_of):

@@ -100,7 +100,7 @@ class OfficialODMT(nn.Module):
         self.id_visible = bool(config.id_visible_to_modalities)
         self.id_encoder = nn.Embedding(num_items + 1, widths["id"])
         self.IMT = nn.Module()
-        self.IMT.transformer_blocks = nn.ModuleList(Block(dim, config.num_heads, config.dropout) for _ in range(config.num_layers))
+        self.IMT.transformer_blocks = nn.ModuleList(Block(dim, config.num_layers, config.dropout) for _ in range(config.num_layers))
         for source, letter in SOURCES.items():
             self.add_module(f"{source}_proj", nn.Linear(widths[source], dim))
             self.add_module(f"{letter}_dnns", nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, dim)))

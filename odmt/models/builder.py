@@ -58,7 +58,7 @@ def _item_encoder(config: ModelConfig, num_items: int, widths: Mapping[str, int]
 
 def _tower(config: ModelConfig, width: int) -> nn.Module:
     if config.item_encoder == "transformer":
-        return TransformerTower(width, config.dim, config.num_layers, config.num_heads, config.dropout)
+        return TransformerTower(width, config.dim, config.num_layers, config.dropout)
     if config.item_encoder == "moe":
         return ClsTower(MoEAdaptor(width, config.dim, dropout=config.dropout))
     return ClsTower(head(width, config.dim))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from odmt.data.batches import Items, Tokens
 from odmt.models.packing import Packing
 from odmt.models.towers import head
-from odmt.models.transformer import TransformerBlock
+from odmt.models.transformer import TransformerBlock, item_heads
 
 
 class IdAwareMultimodalTransformer(nn.Module):
@@ -19,7 +19,7 @@ class IdAwareMultimodalTransformer(nn.Module):
     Args:
         widths: feature width by modality, `text` or `image` or both.
         dim: D.
-        num_layers: N; the heads are as many (official code).
+        num_layers: N, which decides the heads too (`item_heads`).
         id_initial: [num_items + 1, W], what the ID table is copied from; None leaves the ID token out.
         id_visible: let modality tokens attend to the ID token (Table 3, w/o ID mask).
         dropout: on the input, attention weights and block outputs.
@@ -42,7 +42,7 @@ class IdAwareMultimodalTransformer(nn.Module):
         self.sources = [source for source in ("id", "text", "image") if source in widths]
         self.projections = nn.ModuleDict({source: nn.Linear(widths[source], dim) for source in self.sources})
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, num_layers, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
         self.heads = nn.ModuleDict({source: head(dim, dim) for source in self.sources})
 
     def forward(self, items: Items) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
 from odmt.models.packing import Packing
-from odmt.models.transformer import TransformerBlock
+from odmt.models.transformer import TransformerBlock, item_heads
 
 
 def head(dim_in: int, dim: int) -> nn.Sequential:
@@ -62,11 +62,11 @@ class ClsTower(nn.Module):
 class TransformerTower(nn.Module):
     """Transformer layers over one modality's tokens, then the head on the CLS token (TRMx + DNNs)."""
 
-    def __init__(self, width: int, dim: int, num_layers: int, num_heads: int, dropout: float):
+    def __init__(self, width: int, dim: int, num_layers: int, dropout: float):
         super().__init__()
         self.projection = nn.Linear(width, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
         self.head = head(dim, dim)
 
     def forward(self, tokens: Tokens) -> Tensor:

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from odmt.models.packing import Packing
 
 
+def item_heads(dim: int, num_layers: int) -> int:
+    """Heads of an item encoder: as many as layers, in the IMT (official code) and in a modality's own Transformer alike.
+
+    Choice: so SASRec+LF's two layers have 2 heads and the one of w/o IMT (2) has 1. Where D is no multiple of the layers it is
+    the next smaller number that divides it, 2 for 3 layers at D = 512, so that Figure 7 can be drawn at every D.
+    """
+    return next(heads for heads in range(num_layers, 0, -1) if dim % heads == 0)
+
+
 class TransformerBlock(nn.Module):
     """Multi-head attention without biases and a D -> 4D -> D feed-forward, each with dropout, residual and LayerNorm."""
 
