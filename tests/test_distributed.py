@@ -28,7 +28,15 @@ def torchrun(*args: str) -> subprocess.CompletedProcess:
 def args(ring_root) -> list[str]:
     """31 users, so that the two processes' shares differ; no dropout, whose noise is each process's own."""
     places = [f"data.root={ring_root}", "data.dataset=ring", "train.device=cpu"]
-    return [*places, "data.max_seq_len=5", "model.dim=8", "model.num_layers=2", "model.dropout=0", "train.batch_size=6"]
+    return [
+        *places,
+        "data.max_seq_len=5",
+        "model.dim=8",
+        "model.num_layers=2",
+        "model.dropout=0",
+        "train.batch_size=6",
+        "train.clip_norm=1000",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +53,8 @@ def alone(args) -> Trainer:
     return Trainer(load_config(args), ALONE)
 
 
-def test_gradients_are_those_of_one_process_with_the_same_two_batches(measured, alone):
-    """DistributedDataParallel's is the mean of the processes' gradients; each has its own negatives."""
-    local = [two_processes.gradients(alone, alone.model, rank, 2) for rank in (0, 1)]
-    assert any(not torch.allclose(local[0][name], local[1][name], rtol=0.1) for name in local[0]), "the batches do not differ"
-    for name in local[0]:
-        expected = (local[0][name] + local[1][name]) / 2
-        assert torch.equal(measured[0][name], measured[1][name])
-        torch.testing.assert_close(measured[0][name], expected, rtol=1e-5, atol=1e-7, msg=name)
+def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def test_ranks_are_those_of_one_process(measured, alone):
@@ -60,8 +62,29 @@ def test_ranks_are_those_of_one_process(measured, alone):
     assert len(expected) == 8
     for name, ranks in expected.items():
         assert len(ranks) == alone.interactions.num_users
-        assert torch.equal(measured[0][name], ranks)
-        assert torch.equal(measured[1][name], ranks)
+        assert torch.equal(measured[0][f"ranks.{name}"], ranks)
+        assert torch.equal(measured[1][f"ranks.{name}"], ranks)
+
+
+def test_a_step_is_that_of_one_process_that_sees_the_same_two_batches(measured, args):
+    """The mean of the two batches' gradients, each with negatives of its own; then the same weights everywhere."""
+    alone = Trainer(load_config(args), ALONE)
+    alone.model.train()
+    local = []
+    for rank in (0, 1):
+        batch = two_processes.first_batch(alone, rank, 2)
+        loss = alone.objective(*alone.model(batch), batch, two_processes.EPOCH)["loss"]
+        local.append(torch.autograd.grad(loss, list(alone.model.parameters())))
+    parameters = dict(alone.model.named_parameters())
+    for (name, parameter), first, second in zip(parameters.items(), *local, strict=True):
+        assert not torch.allclose(first, second, rtol=0.1), "the two batches do not differ"
+        parameter.grad = (first + second) / 2
+        torch.testing.assert_close(section(measured[0], "gradient.")[name], parameter.grad, rtol=1e-5, atol=1e-7)
+    alone.optimizer.step()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(section(measured[0], "weight.")[name], parameter.data, rtol=1e-4, atol=1e-6)
+    assert measured[0].keys() == measured[1].keys()
+    assert all(torch.equal(tensor, measured[1][name]) for name, tensor in measured[0].items())
 
 
 def test_a_whole_run(args, tmp_path):

@@ -1,4 +1,4 @@
-"""Started by torchrun: one training step, then the rank of every user; `python two_processes.py FOLDER ARGUMENT ...`."""
+"""Started by torchrun: the rank of every user and one training step; `python two_processes.py FOLDER ARGUMENT ...`."""
 
 import sys
 from pathlib import Path
@@ -7,21 +7,18 @@ import torch
 
 from odmt.checkpoint import save_tensors
 from odmt.config import load_config
-from odmt.data.batches import epoch_users
+from odmt.data.batches import Batch, epoch_users
 from odmt.distributed import World, open_world
 from odmt.train import Trainer
 
 EPOCH = 3
 
 
-def gradients(trainer: Trainer, model, rank: int, size: int) -> dict[str, torch.Tensor]:
-    """Gradients of the first batch that process `rank` of `size` sees, as `model` gives them."""
+def first_batch(trainer: Trainer, rank: int, size: int) -> Batch:
+    """The first batch that process `rank` of `size` sees."""
     train = trainer.config.train
     users = next(epoch_users(trainer.interactions.num_users, train.batch_size, train.seed, EPOCH, rank, size))
-    batch = next(trainer.batches([users]))
-    trainer.model.zero_grad()
-    trainer.objective(*model(batch), batch, EPOCH)["loss"].backward()
-    return {f"gradient.{name}": parameter.grad.clone() for name, parameter in trainer.model.named_parameters()}
+    return next(trainer.batches([users]))
 
 
 def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -31,8 +28,14 @@ def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def measure(world: World, args: list[str]) -> dict[str, torch.Tensor]:
+    """Ranks under the initial weights, then the gradients of one step and the weights after it."""
     trainer = Trainer(load_config(args), world)
-    return {**gradients(trainer, trainer.parallel, world.rank, world.size), **ranks(trainer)}
+    measured = {f"ranks.{name}": rank for name, rank in ranks(trainer).items()}
+    trainer.parallel.train()
+    trainer.train_step(first_batch(trainer, world.rank, world.size), EPOCH)
+    for name, parameter in trainer.model.named_parameters():
+        measured |= {f"gradient.{name}": parameter.grad, f"weight.{name}": parameter}
+    return measured
 
 
 if __name__ == "__main__":
