@@ -123,7 +123,7 @@ def environment() -> dict:
 
 def _commit() -> str | None:
     """The commit of the project's own checkout, None where it is installed without one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
