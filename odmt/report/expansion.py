@@ -108,7 +108,7 @@ def check_data(cells: list[Cell], request: Request):
     for cell in cells:
         folder = request.data / cell.dataset
         if not (folder / "behaviours.tsv").is_file():
-            raise InputError(f"{folder}: no such dataset; scripts/prepare.py makes it, data/README.md tells how")
+            raise InputError(f"{folder}: no such dataset; scripts/prepare.py makes it from raw files, data/README.md tells how")
         needs = [source for trial in candidates(cell, request)[:1] for source in config_of(trial).model.needs]
         for source in needs:
             if not (folder / "features" / source).is_dir():

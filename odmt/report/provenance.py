@@ -35,6 +35,15 @@ def gaps(measurements: list[Measurement]) -> list[str]:
     return [f"Gaps, {reason}: {'; '.join(names)}." for reason, names in by_reason.items()]
 
 
+def sweep_notes(measurements: list[Measurement]) -> list[str]:
+    """Say what stays as it is while temperature or ramp-up is varied (Table 4)."""
+    standing = {m.cell.dataset: config_of(m.trials[0]).distillation for m in measurements if m and m.cell.row.key == "none"}
+    return [
+        f"On {dataset}, T is varied at α = {kept.ramp_up_epochs} and α at T = {kept.temperature}."
+        for dataset, kept in standing.items()
+    ]
+
+
 def _settings(request: Request) -> str:
     if not request.search:
         return "those of the dataset's file in configs/ and of the command line"

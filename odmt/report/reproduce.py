@@ -9,13 +9,14 @@ import pandas as pd
 from tabulate import tabulate
 from tqdm import tqdm
 
+from odmt import demo
 from odmt.cli import report_mistakes, run
 from odmt.config import DataConfig
 from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
-from odmt.report.provenance import footer, gaps
+from odmt.report.provenance import footer, gaps, sweep_notes
 from odmt.report.request import Request
 from odmt.report.rows import ROWS, TITLES
 from odmt.trial_pool import run_trials
@@ -70,8 +71,13 @@ def count(plan: Plan, request: Request) -> str:
 
 
 def train_missing(plan: Plan, request: Request) -> int:
-    """Run the trials that are not finished, those of a search first; returns how many failed."""
+    """Run the trials that are not finished, those of a search first; returns how many failed.
+
+    The demo's data needs no raw files: it is made where it is missing.
+    """
     cells = [cell for cells in plan.values() for cell in cells]
+    if "demo" in request.datasets and not (request.data / "demo").exists():
+        demo.prepare(request.data / "demo")
     check_data(cells, request)
     failures = _run(distinct(trial for cell in cells for trial in candidates(cell, request)), request)
     if request.search and len(request.seeds) > 1:
@@ -87,6 +93,8 @@ def write(target: str, measurements: list[Measurement], request: Request):
     metrics = tables.metric_table(target, measurements)
     numbers = {target: metrics}
     page = Page(TITLES[target], _sections(metrics, tables.side_by_side), [*below, *gaps(measurements)])
+    if target == "table4":
+        page.lines = [*sweep_notes(measurements), *page.lines]
     if target in tables.REFERENCES:
         numbers[f"{target}_differences"] = differences = tables.difference_table(target, measurements)
         page.sections += _sections(differences, tables.differences_as_text, ": differences")

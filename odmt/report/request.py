@@ -38,3 +38,7 @@ class Request:
     reports: Path = Path("reports")
     dry_run: bool = False
     render_only: bool = False
+
+    def __post_init__(self):
+        # What is named twice is measured once.
+        self.datasets, self.seeds = list(dict.fromkeys(self.datasets)), list(dict.fromkeys(self.seeds))
