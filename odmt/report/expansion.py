@@ -52,8 +52,8 @@ def candidates(cell: Cell, request: Request) -> list[Trial]:
     if cell.refusal:
         return []
     seeds = request.seeds[:1] if request.search else request.seeds
-    trials = [with_overrides(cell.trial, {**point, "train.seed": seed}) for point in _points(request) for seed in seeds]
-    return [trial for trial in trials if _fits(trial)]
+    points = [point for point in _points(request) if _fits(with_overrides(cell.trial, point))]
+    return [with_overrides(cell.trial, {**point, "train.seed": seed}) for point in points for seed in seeds]
 
 
 def chosen(cell: Cell, request: Request) -> list[Trial]:
