@@ -25,6 +25,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, partial, metadata={"metadata": json.dumps(metadata)})
     with partial.open("rb") as file:
+        os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
         os.fsync(file.fileno())
     os.replace(partial, path)
 

@@ -270,7 +270,9 @@ def load_config(args: list[str]) -> Config:
         if arg.endswith((".yaml", ".yml")) and (not equals or "/" in key):
             pairs = _flatten(_read_yaml(Path(arg)))
         elif equals:
-            pairs = [(key.removeprefix("--"), _parse_yaml(value, arg))]
+            key = key.removeprefix("--")
+            is_text = isinstance(dict(flatten(Config())).get(key), str)  # name=1 is the text 1, not the number
+            pairs = [(key, value if is_text and value else _parse_yaml(value, arg))]
         else:
             raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
         for key, value in pairs:

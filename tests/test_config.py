@@ -100,6 +100,10 @@ def test_an_unknown_key_in_a_file_names_the_file(write):
         load_config([path])
 
 
+def test_the_value_of_a_text_is_taken_as_it_is():
+    assert load_config(["name=1"]).name == "1"
+
+
 @pytest.mark.parametrize(
     ("pair", "words"),
     [

@@ -61,7 +61,9 @@ def load_official(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content["model_state_dict"]
+        state = from_official(content["model_state_dict"])
     except Exception as error:
         raise InputError(f"{path}: no checkpoint of the official code, a dict with model_state_dict: {error}") from error
-    return from_official(state)
+    if not state:
+        raise InputError(f"{path}: none of its parameters has a name of the official ODMT; it is another model's checkpoint")
+    return state
