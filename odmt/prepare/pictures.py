@@ -33,10 +33,12 @@ def place_pictures(pictures: Mapping[str, Path], item_ids: Iterable[str], folder
     folder.mkdir()
     for item in tqdm(item_ids, desc="images", unit=" images", delay=2):
         source = pictures[item]
-        if source.is_symlink():
-            source = source.resolve()
-        target = folder / f"{item}{source.suffix.lower()}"
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(source, folder / f"{item}{source.suffix.lower()}")
+
+
+def link_or_copy(source: Path, target: Path):
+    """Make `target` a hard link to a file, or a copy where the file system cannot link."""
+    try:
+        os.link(source.resolve() if source.is_symlink() else source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,43 @@
+"""The list of images that could not be had, kept in a CSV file that survives a kill."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Failure(NamedTuple):
+    """A row of image_failures.csv; where `final` is yes, the URL is not asked for again."""
+
+    item: str
+    url: str
+    reason: str
+    final: str
+
+
+class FailureList(list[Failure]):
+    """Failures that are written to a file as they are appended."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else []
+        # A kill may have cut off the last line.
+        super().__init__(Failure(*row) for row in rows if len(row) == len(Failure._fields) and row[0] != "item")
+        self.rewrite({failure.item for failure in self})
+
+    def append(self, failure: Failure):
+        """Add a failure to the list and, at once, to the file."""
+        super().append(failure)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow(failure)
+
+    def rewrite(self, missing: set[str]):
+        """Keep the last failure of each URL of the items that have no image."""
+        last = {(failure.item, failure.url): failure for failure in self if failure.item in missing}
+        self[:] = last.values()
+        text = io.StringIO()
+        csv.writer(text).writerows([Failure._fields, *self])
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        os.replace(partial, self.path)

@@ -1,0 +1,253 @@
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from image_server import ImageServer, image_bytes
+from PIL import Image
+
+from odmt.errors import InputError
+from odmt.prepare import downloads
+from odmt.prepare.downloads import is_public
+from odmt.prepare.fetch import fetch_images
+
+
+@pytest.fixture
+def server():
+    server = ImageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def fetch(tmp_path, server):
+    """Fetch paths of the server, or whole URLs, by item; returns the names of the image files."""
+
+    def run(urls: dict[str, str], **options) -> list[str]:
+        def whole(url: str) -> str:
+            return url if re.match(r"\w+://", url) else f"{server.url}/{url}"
+
+        lines = ["\t".join([item, *map(whole, links.split())]) for item, links in urls.items()]
+        (tmp_path / "image_urls.tsv").write_text("\n".join(lines) + "\n")
+        fetch_images(tmp_path, **{"allow_private": True, "retries": 2, "timeout_s": 5, **options})
+        return sorted(os.listdir(tmp_path / "images"))
+
+    return run
+
+
+def failures(folder: Path) -> dict[str, tuple[str, str]]:
+    with (folder / "image_failures.csv").open(newline="") as file:
+        return {row["item"]: (row["reason"], row["final"]) for row in csv.DictReader(file)}
+
+
+def test_images_are_named_by_item_and_content(fetch, tmp_path, capsys):
+    assert fetch({"B1": "image", "B2": "png.jpg", "a.b": "image/x"}) == ["B1.jpg", "B2.png", "a.b.jpg"]
+    assert (tmp_path / "images" / "B1.jpg").read_bytes() == image_bytes()
+    assert Image.open(tmp_path / "images" / "B2.png").format == "PNG"
+    assert failures(tmp_path) == {}
+    assert "3 of 3 images are there; `prepare.py finish` will drop 0 items" in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_fetched_again(fetch, server):
+    fetch({"B1": "image/1", "B2": "image/2"})
+    assert fetch({"B1": "image/1", "B2": "image/2", "B3": "image/3"}) == ["B1.jpg", "B2.jpg", "B3.jpg"]
+    assert server.hits == {"image/1": 1, "image/2": 1, "image/3": 1}
+
+
+def test_a_url_that_items_share_is_fetched_once(fetch, server):
+    items = {f"B{n}": f"status/404 image image/{n}" for n in range(20)}
+    assert len(fetch(items)) == 20
+    assert server.hits == {"status/404": 1, "image": 1}
+
+
+def test_the_first_url_that_gives_an_image_is_taken(fetch, tmp_path):
+    assert fetch({"B1": "status/404 html png"}) == ["B1.png"]
+    assert failures(tmp_path) == {}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_passing_trouble_is_waited_for(fetch, server, status):
+    start = time.monotonic()
+    assert fetch({"B1": f"status/{status}/2"}) == ["B1.jpg"]
+    assert server.hits[f"status/{status}/2"] == 3
+    # 429 asks for a pause of a second each time.
+    assert (time.monotonic() - start >= 2) == (status == 429)
+
+
+def test_a_pause_asked_for_holds_for_the_host(fetch, server):
+    start = time.monotonic()
+    fetch({"B1": "status/429/1", "B2": "image/2"}, per_host=1)
+    assert time.monotonic() - start >= 1
+    assert server.hits == {"status/429/1": 2, "image/2": 1}
+
+
+def test_trouble_that_stays_is_listed_and_tried_again_next_time(fetch, server, tmp_path, capsys):
+    assert fetch({"B1": "status/503", "B2": "status/404", "B3": "image"}) == ["B3.jpg"]
+    assert failures(tmp_path) == {"B1": ("status 503", "no"), "B2": ("status 404", "yes")}
+    assert server.hits == {"status/503": 3, "status/404": 1, "image": 1}
+    out = capsys.readouterr().out
+    assert "will drop 2 items without one" in out
+    assert "1 x status 404" in out
+    fetch({"B1": "status/503", "B2": "status/404", "B3": "image"})
+    assert server.hits == {"status/503": 6, "status/404": 1, "image": 1}
+    fetch({"B1": "status/503", "B2": "status/404", "B3": "image"}, retry_failed=True)
+    assert server.hits == {"status/503": 9, "status/404": 2, "image": 1}
+    assert len(failures(tmp_path)) == 2
+
+
+def test_truncated_answers(fetch, server, tmp_path):
+    assert fetch({"B1": "truncated/1", "B2": "truncated/9", "B3": "cut"}) == ["B1.jpg"]
+    assert server.hits["truncated/1"] == 2
+    assert server.hits["truncated/9"] == 3
+    reasons = failures(tmp_path)
+    assert reasons["B2"][0].startswith("connection broken")
+    assert reasons["B3"][0].startswith("broken image")
+    assert {final for _, final in reasons.values()} == {"no"}
+
+
+def test_what_is_no_image_is_refused(fetch, tmp_path):
+    assert fetch({"B1": "html", "B2": "dot"}) == []
+    assert failures(tmp_path) == {
+        "B1": ("not an image: it begins with b'<html>Robot check</h'", "yes"),
+        "B2": ("a placeholder of 1 x 1 pixels", "yes"),
+    }
+
+
+def test_redirects_within_the_scheme_are_followed(fetch, server, tmp_path):
+    assert fetch({"B1": "redirect/redirect/image", "B2": "redirect/redirect/redirect/redirect/redirect/redirect/image"}) == [
+        "B1.jpg"
+    ]
+    assert failures(tmp_path)["B2"] == ("redirected more than 5 times", "yes")
+
+
+@pytest.mark.parametrize("target", ["https://127.0.0.1/x.jpg", "ftp://127.0.0.1/x.jpg", "file:///etc/hostname"])
+def test_redirects_to_another_scheme_are_refused(fetch, tmp_path, target):
+    assert fetch({"B1": f"redirect/?to={target}"}) == []
+    assert failures(tmp_path)["B1"] == (f"redirected from http to {target.partition(':')[0]}", "yes")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x.jpg", "http://", "http://[::1/x.jpg"])
+def test_other_urls_are_refused(fetch, tmp_path, url):
+    assert fetch({"B1": url}) == []
+    assert failures(tmp_path)["B1"][0].startswith("not a")
+
+
+@pytest.mark.parametrize("form", ["announced", "unannounced"])
+def test_a_stream_of_10_gb_is_stopped(fetch, server, tmp_path, form):
+    start = time.monotonic()
+    assert fetch({"B1": f"endless/{form}"}, max_mb=1) == []
+    assert failures(tmp_path)["B1"] == ("longer than 1,000,000 bytes", "no")
+    assert time.monotonic() - start < 5
+    # What was on its way when the reader stopped lies in the sockets' buffers.
+    assert server.sent_bytes < 30_000_000
+
+
+def test_slow_servers(fetch, tmp_path):
+    assert fetch({"B1": "slow/0.3", "B2": "slow/30"}, timeout_s=1, retries=1) == ["B1.jpg"]
+    assert failures(tmp_path)["B2"] == ("no complete answer within 1 s", "no")
+
+
+def test_connections_to_a_host_are_bounded(fetch, server):
+    server.delay_s = 0.1
+    assert len(fetch({f"B{n}": f"image/{n}" for n in range(30)}, per_host=3)) == 30
+    assert server.most_under_way == 3
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"])
+def test_private_addresses_are_refused_unless_admitted(fetch, server, tmp_path, host):
+    url = f"http://{host}:{server.port}/image"
+    assert fetch({"B1": url}, allow_private=False) == []
+    reason, _ = failures(tmp_path)["B1"]
+    assert "not a public address" in reason or reason.startswith("not a URL")
+    assert not server.hits
+    if host in ("127.0.0.1", "localhost"):
+        assert fetch({"B1": url}) == ["B1.jpg"]
+
+
+def test_redirects_to_private_addresses_are_refused(fetch, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "is_public", lambda address: address == "127.0.0.1")
+    target = f"http://127.0.0.2:{server.port}/image"
+    assert fetch({"B1": f"redirect/?to={target}", "B2": "image/2"}, allow_private=False) == ["B2.jpg"]
+    assert failures(tmp_path)["B1"][0].startswith("127.0.0.2 is not a public address")
+    assert server.hits["image"] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("::ffff:8.8.8.8", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:7f00:1::", False),
+        ("64:ff9b::a00:1", False),
+    ],
+)
+def test_public_addresses(address, public):
+    assert is_public(address) == public
+
+
+def test_killed_at_any_moment_it_goes_on(server, tmp_path):
+    server.delay_s = 0.05
+    items = [f"B{n}" for n in range(60)]
+    (tmp_path / "image_urls.tsv").write_text("".join(f"{item}\t{server.url}/image/{item}\n" for item in items))
+    script = Path(__file__).parents[1] / "scripts" / "fetch_images.py"
+    command = [sys.executable, script, "--dataset", tmp_path, "--allow-private", "--per-host", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while sum(server.hits.values()) < 20 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = len(list((tmp_path / "images").glob("*.jpg")))
+    assert 0 < there < 60
+    assert subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.startswith(f"{there} of 60 images".encode())
+    assert sorted(os.listdir(tmp_path / "images")) == sorted(f"{item}.jpg" for item in items)
+    # Only what was under way when it was killed is asked for twice.
+    assert sum(server.hits.values()) <= 60 + 4
+
+
+def test_a_list_of_failures_cut_off_by_a_kill_is_read(fetch, tmp_path):
+    fetch({"B1": "status/404", "B2": "html"})
+    path = tmp_path / "image_failures.csv"
+    path.write_bytes(path.read_bytes()[:-6])
+    fetch({"B1": "status/404", "B2": "html"})
+    assert set(failures(tmp_path)) == {"B1", "B2"}
+
+
+def test_a_full_disk_is_reported(fetch, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        fetch({"B1": "image"})
+
+
+@pytest.mark.parametrize("line", ["B1", "B1\t", "\thttp://x/y", "../B1\thttp://x/y"])
+def test_bad_lists_of_urls_are_named(tmp_path, line):
+    (tmp_path / "image_urls.tsv").write_text(f"B0\thttp://x/y\n{line}\n")
+    with pytest.raises(InputError, match=r"image_urls.tsv, line 2: expected item<TAB>url"):
+        fetch_images(tmp_path)
+
+
+def test_a_dataset_without_urls(tmp_path):
+    with pytest.raises(InputError, match=r"image_urls.tsv: no such file"):
+        fetch_images(tmp_path)
