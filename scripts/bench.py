@@ -2,9 +2,10 @@
 
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
+from odmt.bench.scaling import scaling
 from odmt.bench.startup import startup
 from odmt.bench.train_step import train_step
 from odmt.cli import run
 
 if __name__ == "__main__":
-    run({"train-step": train_step, "evaluate": evaluate, "epoch": epoch, "startup": startup})
+    run({"train-step": train_step, "evaluate": evaluate, "epoch": epoch, "startup": startup, "scaling": scaling})

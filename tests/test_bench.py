@@ -2,16 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from odmt.bench import train_step
-from odmt.bench.measure import Measurement, interleave, peak_bytes
+from odmt.bench import epoch, evaluate, scaling, startup, train_step
+from odmt.bench.measure import interleave, peak_bytes
+from odmt.bench.official import OfficialODMT, rank_users
+from odmt.bench.results import Measurement
 from odmt.bench.synthetic import COUNTS, TEXT_TOKENS, synthetic_interactions, text_lengths
+from odmt.config import ModelConfig
+from odmt.evaluate import rank_targets
+from odmt.metrics import OUT_OF_REACH
 from odmt.models.official import official_name
 
 FIELDS = {"name", "ratio", "seconds", "baseline_seconds", "peak_bytes", "baseline_peak_bytes", "settings"}
 CPU = torch.device("cpu")
+SMALL_RANKING = {"items": 10_000, "dim": 8, "device": "cpu"}
 
 
 def entries(path) -> list[dict]:
@@ -29,6 +37,52 @@ def test_a_training_step_is_measured(tmp_path, capsys):
     # At least the ID table, its gradient and AdamW's two moments.
     assert min(entry["peak_bytes"], entry["baseline_peak_bytes"]) > 4 * COUNTS["arts-small"].items * 768 * 4
     assert "times faster" in capsys.readouterr().out
+
+
+def test_rankings_are_measured(tmp_path):
+    evaluate.evaluate("tiny", items=[20_000], dim=2, repeats=1, device="cpu", json=tmp_path / "evaluate.json")
+    tiny, large = entries(tmp_path / "evaluate.json")
+    assert (tiny["settings"]["items"], tiny["settings"]["baseline_users"]) == (90, 1000)
+    assert (large["settings"]["items"], large["settings"]["baseline_users"]) == (20_000, 400)
+
+
+def test_an_epoch_is_measured(tmp_path):
+    epoch.epoch("tiny", dim=8, batch=16, device="cpu", json=tmp_path / "epoch.json")
+    (entry,) = entries(tmp_path / "epoch.json")
+    assert entry["seconds"] > 0
+    assert entry["baseline_seconds"] > 0
+
+
+def test_starts_are_measured(tmp_path):
+    startup.startup("tiny", dim=8, repeats=1, device="cpu", json=tmp_path / "startup.json")
+    disk, device = entries(tmp_path / "startup.json")
+    assert [entry["settings"]["placement"] for entry in (disk, device)] == ["disk", "device"]
+    assert disk["ratio"] is None
+
+
+def test_growth_is_measured_and_drawn(tmp_path):
+    files = {"json": tmp_path / "scaling.json", "plot": tmp_path / "scaling.png"}
+    scaling.scaling([200, 20_000], [8], dim=8, repeats=1, device="cpu", **files)
+    few, many = entries(files["json"])
+    assert few["seconds"] == pytest.approx(few["settings"]["step_seconds"] * 5448)  # steps of 8 for 43,583 users
+    assert many["peak_bytes"] > few["peak_bytes"] + 3 * 19_000 * 768 * 4
+    assert Image.open(files["plot"]).size == (1800, 525)
+
+
+def test_both_sides_rank_alike():
+    data = evaluate.make(items=200, users=20, dim=8, device="cpu")
+    model = OfficialODMT(ModelConfig(dim=8), 1, 12, evaluate.WIDTHS).load_recommender(data.model.state_dict())
+    expected = rank_users(model, data.vectors, data.interactions, "test", np.arange(20))
+    got = rank_targets(data.model, data.vectors, data.interactions, "test", data.world)
+    reachable = torch.from_numpy(got["id"] < OUT_OF_REACH)
+    assert reachable.sum() > 15
+    for source, ranks in expected.items():
+        assert got[source][reachable].tolist() == ranks[reachable].tolist()
+
+
+def test_memory_of_a_ranking_does_not_grow_with_the_users():
+    few, many = (peak_bytes(evaluate.make, evaluate.odmt, SMALL_RANKING | {"users": users}) for users in (2_000, 8_000))
+    assert many < 1.2 * few
 
 
 def test_both_sides_take_the_same_step():

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from odmt.bench.measure import choose_device, compare, report
+from odmt.bench.measure import choose_device, compare
+from odmt.bench.results import report
 from odmt.bench.synthetic import COUNTS, Counts, Shape, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer, TrainingData
 from odmt.config import Config, ModelConfig, TrainConfig

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odmt.bench.measure import Measurement, choose_device, compare, report
+from odmt.bench.measure import choose_device, compare
 from odmt.bench.official import OfficialODMT, rank_users
+from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, Shape, synthetic_interactions
 from odmt.config import ModelConfig
 from odmt.data.interactions import Interactions
@@ -21,7 +22,7 @@ from odmt.models.recommender import Recommender
 
 SOURCES = ("id", "text", "image")
 WIDTHS = dict.fromkeys(SOURCES, 8)  # of features, which are not needed here
-CATALOGUES = (10_000, 100_000, 1_000_000)
+USERS = 1000
 BASELINE_SCORES = 8_000_000  # users x items that the baseline ranks: enough to be measured
 
 
@@ -94,32 +95,32 @@ def official(data: Data) -> Callable[[int], None]:
 
 def evaluate(
     shape: Shape = "arts",
+    items: list[int] = [10_000, 100_000, 1_000_000],  # noqa: B006
     dim: int = 128,
-    users: int = 1000,
     repeats: int = 3,
     device: Literal["auto", "cuda", "cpu"] = "auto",
     json: Path | None = None,
 ):
-    """Compare the ranking of users with the official code's: over the catalogue of a dataset, and over 10^4, 10^5, 10^6 items.
+    """Compare the ranking of 1,000 users with the official code's, over the items of a dataset and over catalogues of other sizes.
 
     The baseline takes so long that it ranks only as many users as give 8 million scores; its seconds are scaled to all of them.
 
     Args:
         shape: the dataset whose number of items comes first.
+        items: numbers of items that follow.
         dim: model width D.
-        users: how many are ranked.
         repeats: rankings of each side, in turn.
         device: where both compute.
         json: file for the numbers.
     """
-    report([measure(items, users, dim, repeats, device) for items in (COUNTS[shape].items, *CATALOGUES)], json)
+    report([measure(count, dim, repeats, device) for count in (COUNTS[shape].items, *items)], json)
 
 
-def measure(items: int, users: int, dim: int, repeats: int, device: str) -> Measurement:
+def measure(items: int, dim: int, repeats: int, device: str) -> Measurement:
     """Compare the rankings over one catalogue."""
-    settings = {"items": items, "users": users, "dim": dim, "device": device}
+    settings = {"items": items, "users": USERS, "dim": dim, "device": device}
     measurement = compare(f"evaluate, {items:,} items", settings, make, (odmt, official), repeats)
-    ranked = baseline_users(items, users)
-    measurement.baseline_seconds = [seconds * users / ranked for seconds in measurement.baseline_seconds]
+    ranked = baseline_users(items, USERS)
+    measurement.baseline_seconds = [seconds * USERS / ranked for seconds in measurement.baseline_seconds]
     measurement.settings |= {"repeats": repeats, "baseline_users": ranked}
     return measurement

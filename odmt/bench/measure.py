@@ -1,87 +1,24 @@
-"""How two sides are compared: interleaved repeats for time, fresh processes for memory, one table, one JSON file."""
+"""How two sides are compared: interleaved repeats for time, fresh processes for memory."""
 
-import json
 import re
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from odmt.checkpoint import write_atomically
+from odmt.bench.results import Measurement
 
 MATRIX = 8192  # rows and columns of the product that a GPU's peak is measured by
 
 Run = Callable[[int], None]  # does the repeat of the given number
 Make = Callable[..., Any]  # settings -> data, which has the attributes `device` and `work`
 Build = Callable[[Any], Run]  # data -> one side, warmed up
-
-
-@dataclass
-class Measurement:
-    """What was measured of one task.
-
-    Attributes:
-        name: of the task.
-        settings: what it was measured with.
-        seconds: of every repeat.
-        baseline_seconds: likewise, of the baseline; empty where there is none.
-        peak_bytes: memory beyond the data.
-        baseline_peak_bytes: likewise, of the baseline.
-        work: how many users, items, tokens one repeat handles.
-        utilisation: model FLOPs a second over those of a large bf16 matrix product; on GPUs only.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    seconds: list[float]
-    baseline_seconds: list[float] = field(default_factory=list)
-    peak_bytes: int | None = None
-    baseline_peak_bytes: int | None = None
-    work: dict[str, float] = field(default_factory=dict)
-    utilisation: float | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """The entry of the JSON file; seconds are medians."""
-        seconds = statistics.median(self.seconds)
-        baseline = statistics.median(self.baseline_seconds) if self.baseline_seconds else None
-        return {
-            "name": self.name,
-            "ratio": baseline and baseline / seconds,
-            "seconds": seconds,
-            "baseline_seconds": baseline,
-            "peak_bytes": self.peak_bytes,
-            "baseline_peak_bytes": self.baseline_peak_bytes,
-            "settings": self.settings,
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The lines of the printed table, one a side."""
-        sides = [("odmt", self.seconds, self.peak_bytes), ("baseline", self.baseline_seconds, self.baseline_peak_bytes)]
-        return [self._row(*side) for side in sides if side[1]]
-
-    def _row(self, side: str, seconds: list[float], peak: int | None) -> dict[str, Any]:
-        median = statistics.median(seconds)
-        row = {
-            "task": self.name,
-            "side": side,
-            "median s": median,
-            "min s": min(seconds),
-            "max s": max(seconds),
-            "times faster": self.summary()["ratio"] if side == "odmt" else None,
-            "peak MB": peak and peak / 1e6,
-        }
-        row |= {f"{unit}/s": count / median for unit, count in self.work.items()}
-        if self.utilisation is not None:
-            row["FLOPs utilisation"] = self.utilisation * statistics.median(self.seconds) / median
-        return row
 
 
 def compare(
@@ -134,8 +71,7 @@ def synchronize(device: torch.device):
 
 def peak_bytes(make: Make, build: Build, settings: dict[str, Any]) -> int:
     """Memory that a side takes at most beyond its data, from building it to the end of a repeat, in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_bytes, make, build, settings).result()
+    return in_fresh_process(_peak_bytes, make, build, settings)
 
 
 def _peak_bytes(make: Make, build: Build, settings: dict[str, Any]) -> int:
@@ -144,6 +80,20 @@ def _peak_bytes(make: Make, build: Build, settings: dict[str, Any]) -> int:
     build(data)(0)
     synchronize(data.device)
     return memory_peak(data.device) - before
+
+
+def in_fresh_process(function: Callable, *args, context: Literal["forkserver", "spawn"] = "forkserver") -> Any:
+    """Call an importable function in a process that inherits nothing; returns what it returns.
+
+    Args:
+        function: what is called.
+        args: its arguments.
+        context: `forkserver` starts at once, with the modules imported already; `spawn` launches an interpreter.
+    """
+    processes = get_context(context)
+    processes.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=processes) as pool:
+        return pool.submit(function, *args).result()
 
 
 def memory_now(device: torch.device) -> int:
@@ -180,11 +130,3 @@ def peak_flops(device: torch.device) -> float:
 def choose_device(name: str) -> torch.device:
     """`cuda`, `cpu`, or `auto` for a GPU where there is one."""
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
-
-
-def report(measurements: list[Measurement], path: Path | None):
-    """Print a table and write the JSON file where one is asked for."""
-    table = pd.DataFrame([row for measurement in measurements for row in measurement.rows()]).astype(object)
-    print(table.where(table.notna(), None).to_markdown(index=False, floatfmt=".4g", missingval=""))
-    if path is not None:
-        write_atomically(path, json.dumps([measurement.summary() for measurement in measurements], indent=2) + "\n")

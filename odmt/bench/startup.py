@@ -1,14 +1,13 @@
 """From the command to the first batch, with features that were extracted before."""
 
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from odmt.bench.measure import Measurement, choose_device, process_memory, report, timed
+from odmt.bench.measure import choose_device, in_fresh_process, process_memory, timed
+from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
 from odmt.config import Config, DataConfig, ModelConfig
 from odmt.distributed import World
@@ -20,7 +19,7 @@ def start(root: str, dim: int, placement: str, device: str) -> dict[str, int]:
     world = World(0, 1, choose_device(device))
     config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=dim))
     trainer = Trainer(config, world)
-    next(trainer.batches([np.arange(128)]))
+    next(trainer.batches([np.arange(min(128, trainer.interactions.num_users))]))
     return {"bytes": process_memory("RssAnon"), "items": trainer.interactions.num_items}
 
 
@@ -64,8 +63,7 @@ def measure(measurement: Measurement, root: str, dim: int, placement: str, devic
     started: dict[str, int] = {}
 
     def run():
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            started.update(pool.submit(start, root, dim, placement, device).result())
+        started.update(in_fresh_process(start, root, dim, placement, device, context="spawn"))
 
     measurement.seconds.append(timed(run, choose_device("cpu")))
     measurement.peak_bytes = started["bytes"]

@@ -16,7 +16,7 @@ from odmt.data.feature_writer import FeatureWriter
 from odmt.data.features import ResidentTable
 from odmt.data.interactions import Interactions
 
-Shape = Literal["arts", "office", "hm", "stream", "arts-small"]
+Shape = Literal["arts", "office", "hm", "stream", "arts-small", "tiny"]
 
 WIDTH = 768  # of BERT's and CLIP's tokens
 TEXT_TOKENS = 30
@@ -42,6 +42,7 @@ COUNTS: dict[Shape, Counts] = {
     "hm": Counts(50_000, 61_042, 12.138),
     "stream": Counts(100_000, 19_683, 6.875),
     "arts-small": Counts(4_000, 6_000, 7.656),
+    "tiny": Counts(60, 90, 7.656),  # to try the commands
 }
 
 
