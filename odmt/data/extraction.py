@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from odmt.data.encoders import ImageEncoder, TextEncoder
@@ -32,8 +33,8 @@ def extract_features(
     max_text_tokens: int = 30,
     bad_images: BadImages = "stop",
     shrink_jpegs: bool = False,
-    batch_size: int = 64,
-    num_workers: int | None = None,
+    batch_size: PositiveInt = 64,
+    num_workers: NonNegativeInt | None = None,
     device: Literal["auto", "cuda", "cpu"] = "auto",
     verify: bool = False,
 ):
@@ -173,7 +174,7 @@ def _choose_device(name: str) -> torch.device:
         raise InputError("--device cuda: PyTorch sees no GPU here; take --device cpu, or mend the driver")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def _rank_and_size() -> tuple[int, int]:
