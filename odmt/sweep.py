@@ -48,17 +48,15 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
         database = folder / "study.db"
         if options.show and not options.storage and not database.exists():
             raise InputError(f"{database}: no trials yet; start them without --show")
+        pool = TrialPool(options.gpus, options.gpus_per_trial)
         queue = TrialQueue(options.storage or f"sqlite:///{database}", folder.name, trials)
         if not options.show:
-            pool = TrialPool(options.gpus, options.gpus_per_trial)
             queue.enqueue(options.retry_failed)
             run_queue(queue, pool)
         newest = queue.newest()
         print(summary(newest, folder))
-        failed = [name for name in trials if name in newest and newest[name].state == TrialState.FAIL]
-        if failed and not options.show:
-            print(f"{len(failed)} of {len(trials)} trials failed; --retry-failed runs them again", file=sys.stderr)
-            sys.exit(1)
+        if not options.show:
+            sys.exit(_status([newest[name].state for name in trials]))
 
 
 def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, object]) -> dict[str, Trial]:
@@ -107,10 +105,12 @@ def print_trials(trials: Mapping[str, Trial], gpus_per_trial: int):
 
 def summary(newest: Mapping[str, FrozenTrial], folder: Path) -> str:
     """The table of all trials, the best by validation recall@10 first; once all have ended, the test metrics of that one alone."""
+    if not newest:
+        return f"{folder}: no trials yet"
     ordered = sorted(newest.items(), key=lambda item: (item[1].state != TrialState.COMPLETE, -(item[1].value or 0)))
     table = pd.DataFrame([_row(name, entry) for name, entry in ordered]).fillna("").to_markdown(index=False, disable_numparse=True)
     text = f"{folder}: validation metrics of the best epoch\n{table}"
-    result = folder / ordered[0][0] / "result.json" if ordered else folder
+    result = folder / ordered[0][0] / "result.json"
     if all(entry.state.is_finished() for entry in newest.values()) and result.is_file():
         test = json.loads(result.read_text(encoding="utf-8"))["test"]
         values = ", ".join(f"{metric} {test[f'fused/{metric}']:.4f}" for metric in METRICS)
@@ -123,8 +123,8 @@ def _row(name: str, entry: FrozenTrial) -> dict[str, str]:
     if entry.state != TrialState.COMPLETE:
         return {"trial": name, "state": _state(entry)}
     metrics = {metric: f"{notes['valid'][f'fused/{metric}']:.4f}" for metric in METRICS}
-    epochs = {"best epoch": str(notes["best_epoch"]), "epochs": str(notes["epochs"]), "time": str(timedelta(seconds=round(notes["seconds"])))}
-    return {"trial": name, "state": "finished", **metrics, **epochs}
+    effort = {"best epoch": str(notes["best_epoch"]), "epochs": str(notes["epochs"])}
+    return {"trial": name, "state": "finished", **metrics, **effort, "time": str(timedelta(seconds=round(notes["seconds"])))}
 
 
 def _state(entry: FrozenTrial) -> str:
@@ -135,6 +135,15 @@ def _state(entry: FrozenTrial) -> str:
         case TrialState.FAIL:
             return "failed"
     return "interrupted" if "host" in notes else "waiting"
+
+
+def _status(states: list[TrialState]) -> int:
+    num_failed, num_open = states.count(TrialState.FAIL), sum(not state.is_finished() for state in states)
+    if num_open:
+        _say(f"{num_open} of {len(states)} trials run elsewhere; should they stop, start this again")
+    if num_failed:
+        _say(f"{num_failed} of {len(states)} trials failed; --retry-failed runs them again")
+    return 1 if num_failed else 0
 
 
 def _start(pool: TrialPool, trial: Trial, lock: IO):

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal
 
@@ -22,6 +23,7 @@ from odmt.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
 TAIL_LINES = 20
+TORCHRUN_REPORT = "failed (exitcode: "  # where torchrun begins to talk of itself, at length, after its processes' last words
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
@@ -76,7 +78,8 @@ class RunningTrial:
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         with self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(self.log_start)
-            tail = "".join(deque(log, TAIL_LINES)).rstrip()
+            own = takewhile(lambda line: TORCHRUN_REPORT not in line, log)
+            tail = "".join(deque(own, TAIL_LINES)).rstrip()
         return Outcome(self.trial, "failed", message=f"{how}; the end of {self.log}:\n{tail}")
 
     def send(self, number: signal.Signals):

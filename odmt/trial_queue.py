@@ -48,7 +48,9 @@ class TrialQueue:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             address = make_url(url)
-            self._file = Path(address.database) if address.get_backend_name() == "sqlite" else None
+            self._file = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
+            if self._file == Path():
+                raise InputError(f"--storage {url}: launchers cannot share memory; name a file, sqlite:///FILE")
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._alone() if self._file else nullcontext():

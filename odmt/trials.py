@@ -82,7 +82,7 @@ class Trial:
         return file
 
     def _place(self, key: str) -> str:
-        return self.overrides.get(key, _settings(self.configs)[key])
+        return str(self.overrides.get(key, _settings(self.configs)[key]))
 
 
 def parse_override(pair: str) -> tuple[str, object]:

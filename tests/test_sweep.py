@@ -1,0 +1,359 @@
+"""Launchers as a user starts them, and the queue behind them: real processes, real signals, real training on a tiny dataset."""
+
+import json
+import multiprocessing
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ring_dataset import write_ring
+
+from odmt import trial_queue
+from odmt.errors import InputError
+from odmt.sweep import grid_trials, launch, summary
+from odmt.trial_pool import TrialPool, run_trials
+from odmt.trial_queue import TrialQueue
+from odmt.trials import Trial, parse_override
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120  # seconds that a process may take on a busy machine
+CONFIG = """
+data: {dataset: ring, max_seq_len: 6}
+model: {sources: [id], item_encoder: dnn, id_encoder: embedding, fusion: early, dim: 8}
+train: {epochs: 1, lr: 0.01, device: cpu}
+"""
+GRID = {"train.lr": [0.01, 1e-3], "model.dim": [8, 7]}  # 7 is no multiple of the two heads: such trials fail
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A working directory with a dataset of IDs alone, its configuration and its launcher."""
+    write_ring(tmp_path / "data" / "ring", 30, 9, ())
+    (tmp_path / "ring.yaml").write_text(CONFIG)
+    (tmp_path / "run_ring.py").write_text(f"from odmt.sweep import launch\n\nlaunch('ring.yaml', {GRID})\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def start(place):
+    """The function that starts the launcher as a process; what still runs after the test is killed."""
+    processes = []
+
+    def start(*args: str) -> subprocess.Popen:
+        command = [sys.executable, "run_ring.py", *args]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def study_trials() -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="ring", storage="sqlite:///runs/ring/study.db").trials
+
+
+def num_epochs(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Cells of a Markdown table, without its head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")][2:]
+
+
+def result(recall: float, test: float = 0.5) -> dict:
+    """A result.json with one value in all validation metrics and one in all test metrics."""
+    metrics = [f"fused/{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20)]
+    both = {"valid": dict.fromkeys(metrics, recall), "test": dict.fromkeys(metrics, test)}
+    return {"best_epoch": 3, "epochs": 5, "seconds": 75.0, **both}
+
+
+def open_queue(grid=GRID, url="sqlite:///runs/ring/study.db", **settings) -> TrialQueue:
+    queue = TrialQueue(url, "ring", grid_trials("ring.yaml", grid, settings))
+    queue.enqueue()
+    return queue
+
+
+# Launchers
+
+
+def test_two_launchers_at_once_run_every_point_exactly_once_and_report_those_that_fail(start):
+    launchers = [start(), start()]
+    outputs = [launcher.communicate(timeout=PATIENCE) for launcher in launchers]
+    assert 1 in [launcher.returncode for launcher in launchers]
+    assert {launcher.returncode for launcher in launchers} <= {0, 1}
+
+    trials = study_trials()
+    states = {trial.user_attrs["name"]: trial.state for trial in trials}
+    assert len(trials) == 4
+    assert states == {
+        "odmt": TrialState.COMPLETE,
+        "odmt,lr-0.001": TrialState.COMPLETE,
+        "odmt,dim-7": TrialState.FAIL,
+        "odmt,dim-7,lr-0.001": TrialState.FAIL,
+    }
+    for name, state in states.items():
+        log = (Path("runs/ring") / name / "output.log").read_text()
+        assert log.count("30 users, 30 items") == (state == TrialState.COMPLETE)
+        assert log.count("7 is no multiple of backbone_heads") == (state == TrialState.FAIL)
+    reports = "".join(errors for _, errors in outputs)
+    assert reports.count("exit status 2; the end of runs/ring/odmt,dim-7") == 2
+    assert reports.count("error: config key model.dim: 7 is no multiple of backbone_heads") == 2
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            written = json.loads((Path("runs/ring") / trial.user_attrs["name"] / "result.json").read_text())
+            assert trial.value == written["valid"]["fused/recall@10"]
+            assert trial.params == {"train.lr": 1e-3 if "lr" in trial.user_attrs["name"] else 0.01, "model.dim": 8}
+
+
+def test_interrupted_and_killed_launchers_leave_trials_that_continue(start):
+    folder = Path("runs/ring/odmt,epochs-80")
+    args = ("--set", "train.epochs=80", "train.lr=0.01", "--set", "model.dim=8")
+    for number, status, state in ((signal.SIGINT, 130, "WAITING"), (signal.SIGKILL, -9, "RUNNING")):
+        before = num_epochs(folder)
+        launcher = start(*args)
+        wait_until(lambda before=before: num_epochs(folder) > before)
+        launcher.send_signal(number)
+        launcher.communicate(timeout=PATIENCE)
+        assert launcher.returncode == status
+        assert [trial.state.name for trial in study_trials()] == [state]
+        wait_until(lambda: Trial(("ring.yaml",), {"train.epochs": 80}).lock())  # free: nothing of the trial runs any more
+        assert before < num_epochs(folder) < 80
+
+    launcher = start(*args)
+    table, _ = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 0
+    assert [row[:2] for row in table_rows(table)] == [["odmt,epochs-80", "finished"]]
+    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 81))
+    assert (folder / "output.log").read_text().count("continuing after epoch") == 2
+    assert [trial.state.name for trial in study_trials()] == ["COMPLETE"]
+
+
+def test_dry_run_prints_every_trial_and_touches_nothing(place, capsys):
+    with pytest.raises(SystemExit) as end:
+        launch("ring.yaml", GRID, ["--dry-run", "--set", "train.epochs=2", "--set", "data.root=/x", "runs=elsewhere"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    names = ["odmt,epochs-2", "odmt,dim-7,epochs-2", "odmt,epochs-2,lr-0.001", "odmt,dim-7,epochs-2,lr-0.001"]
+    assert re.findall(r"^odmt\S*", printed, re.M) == names
+    assert printed.count("-m odmt.train ring.yaml train.lr=0.001 model.dim=8 train.epochs=2 data.root=/x runs=elsewhere") == 1
+    assert not (place / "runs").exists()
+    assert not (place / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "args", "message"),
+    [
+        (GRID, ["--show"], "runs/ring/study.db: no trials yet"),
+        (GRID, ["--set", "train.lrr=1"], "unknown key 'train.lrr'; did you mean train.lr?"),
+        (GRID, ["--set", "train.lr"], "train.lr: expected KEY=VALUE"),
+        (GRID, ["--gpus", "0,1,2", "--gpus-per-trial", "2"], "3 GPUs cannot be dealt out to trials of 2"),
+        (GRID, ["--storage", "sqlite://"], "name a file, sqlite:///FILE"),
+        (GRID, ["--storage", "nosuch://x/y"], "--storage: "),
+        ({"model.width": [8]}, [], "unknown key 'model.width'"),
+        ({"train.lr": 0.1}, [], "GRID: train.lr needs a list of values, not 0.1"),
+        ({"train.device": ["cpu"]}, [], "GRID: train.device is nothing to search"),
+    ],
+)
+def test_mistakes_end_before_anything_is_queued(place, capsys, grid, args, message):
+    with pytest.raises(SystemExit) as end:
+        launch("ring.yaml", grid, args)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "runs" / "ring" / "study.db").exists()
+
+
+@pytest.mark.parametrize("dataset", ["arts", "office", "hm", "stream"])
+def test_the_launchers_of_the_paper_hold_its_choice(dataset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grid = runpy.run_path(f"run_{dataset}.py")["GRID"]
+    (trial,) = grid_trials(f"configs/{dataset}.yaml", grid, {}).values()
+    assert trial.name == "odmt"  # nothing differs from the configuration
+    assert trial.folder == Path("runs") / dataset / "odmt"
+    assert {"model.dim", "model.id_init", "distillation.temperature", "distillation.ramp_up_epochs", "train.lr"} == grid.keys()
+
+
+# Processes
+
+
+def test_trials_side_by_side_have_a_gpu_each_and_end_with_the_pool(place):
+    trials = [Trial(("ring.yaml",), {"train.epochs": 10_000, "train.seed": seed}) for seed in (1, 2)]
+    with TrialPool(["4", "7"]) as pool:
+        running = [pool.start(trial, trial.lock()) for trial in trials]
+        assert not pool.free
+        assert [trial.lock() for trial in trials] == [None, None]
+        if sys.platform == "linux":
+            environments = [Path(f"/proc/{trial.process.pid}/environ") for trial in running]
+            wait_until(lambda: all(b"CUDA_VISIBLE_DEVICES" in path.read_bytes() for path in environments))
+            seen = [re.search(rb"CUDA_VISIBLE_DEVICES=([^\0]*)", path.read_bytes())[1] for path in environments]
+            assert seen == [b"4", b"7"]
+    assert [trial.process.returncode for trial in running] == [-signal.SIGTERM] * 2
+    assert all(trial.lock() for trial in trials)
+
+
+def test_a_trial_of_two_processes_runs_with_torchrun_and_a_finished_one_is_not_started_again(place):
+    trial = Trial(("ring.yaml",))
+    (outcome,) = run_trials([trial], gpus_per_trial=2)
+    assert outcome.state == "finished", outcome.message
+    assert outcome.result == json.loads((trial.folder / "result.json").read_text())
+    log = (trial.folder / "output.log").read_text()
+    assert "2 x cpu" in log
+    other = Trial(("ring.yaml",), {"name": "odmt", "data.max_seq_len": 5, "train.epochs": 1})
+    (again,) = run_trials([trial])
+    assert (again.state, again.result) == ("finished", outcome.result)
+    assert (trial.folder / "output.log").read_text() == log
+    assert other.name == "odmt,max_seq_len-5"
+
+
+def test_a_folder_that_is_taken_is_left_alone(place):
+    trial = Trial(("ring.yaml",))
+    with trial.lock():
+        (outcome,) = run_trials([trial])
+    assert outcome.state == "taken"
+    assert not (trial.folder / "output.log").exists()
+
+
+# The queue
+
+
+def test_queue_hands_out_every_point_once_in_the_order_of_the_grid(place):
+    first, second = open_queue(), open_queue()
+    assert len(study_trials()) == 4
+    claimed = [(first if turn % 2 else second).claim() for turn in range(4)]
+    assert [trial.name for trial, _ in claimed] == ["odmt", "odmt,dim-7", "odmt,lr-0.001", "odmt,dim-7,lr-0.001"]
+    assert (first.claim(), second.claim()) == (None, None)
+    assert {trial.state for trial in study_trials()} == {TrialState.RUNNING}
+
+
+def work_through(start: Barrier, done: Queue):
+    start.wait()
+    queue = open_queue({"train.seed": list(range(12))})
+    claimed = list(iter(queue.claim, None))  # holds the folders until all have ended
+    done.put([trial.name for trial, _ in claimed])
+    start.wait()
+
+
+def test_processes_that_queue_at_the_same_moment_queue_and_take_every_point_once(place):
+    context = multiprocessing.get_context("fork")
+    start, done = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=work_through, args=(start, done), daemon=True) for _ in range(3)]
+    for process in processes:
+        process.start()
+    taken = [done.get(timeout=PATIENCE) for _ in processes]
+    for process in processes:
+        process.join(PATIENCE)
+    assert len(study_trials()) == 12
+    names = [name for some in taken for name in some]
+    assert len(names) == len(set(names)) == 12
+
+
+def test_only_the_launchers_own_points_are_taken_and_an_edited_grid_adds_to_the_study(place):
+    queue = open_queue({"model.backbone": ["sasrec"], "train.weight_decay": [0.1]})
+    trial, _lock = queue.claim()
+    queue.finish(trial.name, result(0.1))
+    edited = open_queue({"model.backbone": ["gru4rec", "sasrec"], "train.weight_decay": [0.1, 1]})
+    assert [trial.user_attrs["name"] for trial in study_trials()] == [
+        "odmt",
+        "odmt,backbone-gru4rec",
+        "odmt,backbone-gru4rec,weight_decay-1",
+        "odmt,weight_decay-1",
+    ]
+    while claimed := edited.claim():
+        edited.finish(claimed[0].name, result(0.2))
+    assert [trial.params["train.weight_decay"] for trial in study_trials()] == [0.1, 0.1, 1.0, 1.0]
+
+
+def test_a_trial_of_another_machine_is_taken_over_only_after_long_silence(place):
+    url = "sqlite:///runs/ring/study.db"
+    other, here = open_queue(), open_queue()
+    trial, lock = other.claim()
+    lock.close()  # as on another machine, whose folder this one does not see
+    storage, number = optuna.storages.RDBStorage(url), study_trials()[0]._trial_id
+    storage.set_trial_user_attr(number, "host", "another machine")
+    held = [here.claim() for _ in range(3)]
+    assert trial.name not in [claimed.name for claimed, _ in held]
+    assert here.claim() is None
+    storage.set_trial_user_attr(number, "seen", time.time() - trial_queue.SILENCE_SECONDS - 1)
+    assert here.claim()[0].name == trial.name
+    other.finish(trial.name, result(0.1))  # it was not dead after all: the first result counts
+    here.finish(trial.name, result(0.2))
+    assert study_trials()[0].value == 0.1
+
+
+def test_failed_trials_are_queued_again_on_request_alone(place):
+    queue = open_queue({"train.lr": [0.01, 1e-3]})
+    trial, lock = queue.claim()
+    queue.fail(trial.name, "because")
+    lock.close()
+    queue.enqueue()
+    assert len(study_trials()) == 2
+    queue.enqueue(retry_failed=True)
+    queue.enqueue(retry_failed=True)
+    assert [entry.state.name for entry in study_trials()] == ["FAIL", "WAITING", "WAITING"]
+    assert queue.claim()[0].name == trial.name
+
+
+def test_table_is_sorted_by_validation_and_shows_the_test_metrics_of_the_chosen_trial_only_in_the_end(place):
+    queue = open_queue({"train.lr": [0.1, 0.2, 0.3, 0.4]})
+    for valid, test in ((0.25, 0.9), (0.75, 0.1), (0.5, 0.8)):
+        trial, _ = queue.claim()
+        (trial.folder / "result.json").write_text(json.dumps(result(valid, test)))
+        queue.finish(trial.name, result(valid, test))
+    queue.claim()
+    folder = Path("runs/ring")
+    names = ["odmt,lr-0.2", "odmt,lr-0.3", "odmt,lr-0.1", "odmt,lr-0.4"]
+    text = summary(queue.newest(), folder)
+    rows = table_rows(text)
+    assert [row[0] for row in rows] == names
+    assert rows[0] == [names[0], "finished", "0.7500", "0.7500", "0.7500", "0.7500", "3", "5", "0:01:15"]
+    assert rows[3][1].startswith("running on ")
+    assert "test" not in text
+    queue.fail(names[3], "because")
+    text = summary(queue.newest(), folder)
+    assert [row[0] for row in table_rows(text)] == names
+    assert text.endswith(
+        "chosen by validation recall@10: odmt,lr-0.2; its test metrics: "
+        "recall@10 0.1000, ndcg@10 0.1000, recall@20 0.1000, ndcg@20 0.1000"
+    )
+    assert "0.8000" not in text
+    assert "0.9000" not in text
+
+
+# Names and values
+
+
+def test_one_configuration_has_one_name(place):
+    config = ("ring.yaml",)
+    assert Trial(config, {"train.lr": 0.01, "model.dim": 8, "data.root": "/x", "train.device": "cuda"}).name == "odmt"
+    values = {"train.lr": 1e-5, "model.sources": ["id", "text"], "train.test_curve": True, "distillation.constant_weight": 0.0}
+    name = "mine,sources-id+text,constant_weight-0,lr-1e-05,test_curve-true"
+    assert Trial(config, {**values, "name": "mine"}).name == name
+    assert Trial(config, {"name": "mine", **dict(reversed(values.items()))}).name == name
+
+
+def test_values_of_the_command_line():
+    pairs = ["train.lr=1e-3", "train.epochs=2", "model.sources=[id, text]", "train.patience=null", "model.id_init=text"]
+    assert [parse_override(pair)[1] for pair in pairs] == [0.001, 2, ["id", "text"], None, "text"]
+    with pytest.raises(InputError, match="not valid YAML"):
+        parse_override("model.sources=[id")
