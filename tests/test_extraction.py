@@ -247,6 +247,15 @@ def test_bad_images_stop_the_run_and_all_are_listed(broken, job, uninterrupted):
     assert listed(broken) == {}
 
 
+def test_an_item_that_left_the_dataset_stops_nothing(broken, job):
+    with pytest.raises(InputError, match="3 images"):
+        extract_features(broken, **job)
+    write_items(broken, (n for n in range(NUM_ITEMS) if n not in (5, 6, 111)))
+    extract_features(broken, **job)
+    assert listed(broken) == {}
+    assert len(content(broken)["text"]["features"]) == NUM_ITEMS - 3
+
+
 def test_items_with_bad_images_are_dropped(broken, job, uninterrupted):
     extract_features(broken, **job, bad_images="drop")
     assert listed(broken) == {"dropped.tsv": ["item111", "item5", "item6"]}

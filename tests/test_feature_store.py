@@ -140,12 +140,12 @@ def test_lists_name_items_by_their_fate(tmp_path):
     }
     with FeatureWriter(tmp_path, HEADER) as writer:
         writer.add({"b": tokens(0), "ok": tokens(1)}, {**records, "ok": Record("1")})
-    write_lists(tmp_path)
+    write_lists(tmp_path, ["x", "b", "a", "ok"])
     assert (tmp_path / "dropped.tsv").read_text() == "a\tgone\nx\tbroken in two lines\n"
     assert (tmp_path / "blank.tsv").read_text() == "b\tgone\n"
     assert not (tmp_path / "bad_images.tsv").exists()
-    discard(tmp_path, {"a", "x"})
-    write_lists(tmp_path)
+    discard(tmp_path, {"a"})
+    write_lists(tmp_path, ["b", "a", "ok"])
     assert [name for name in LISTS.values() if (tmp_path / name).exists()] == ["blank.tsv"]
 
 

@@ -16,7 +16,7 @@ def write_store(dataset, modality: str, features: dict[str, np.ndarray], dropped
     with FeatureWriter(folder, Header(modality, "small/encoder", "abc", "last", WIDTH, 2, "as it is")) as writer:
         records = {item: Record("1") for item in features} | {item: Record("1", "drop", "no image file") for item in dropped}
         writer.add(features, records)
-    write_lists(folder)
+    write_lists(folder, records)
 
 
 @pytest.fixture

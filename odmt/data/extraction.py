@@ -97,7 +97,7 @@ def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size
     if pending:
         with FeatureWriter(folder, modality.header, shard=rank) as writer:
             _encode_into(writer, modality, batches, bad_images)
-    _report(folder, write_lists(folder), len(pending))
+    _report(folder, write_lists(folder, item_ids), len(pending))
 
 
 def verify_store(folder: Path):

@@ -98,14 +98,19 @@ def discard(folder: Path, item_ids: Collection[str]):
         shard.env.close()
 
 
-def write_lists(folder: Path) -> dict[str, dict[str, Record]]:
+def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, Record]]:
     """List the items whose images could not be decoded in files of the store's folder, a file for each fate.
 
+    Args:
+        folder: of the store.
+        item_ids: the dataset's items; the store may know others, which were in it once.
+
     Returns:
-        all items and their records, by fate.
+        the dataset's items and their records, by fate.
     """
     with _locked(folder):
-        records = sorted(read_records(folder).items())
+        found = read_records(folder)
+        records = sorted((item_id, found[item_id]) for item_id in item_ids if item_id in found)
         by_fate = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in get_args(Fate)}
         for fate, name in LISTS.items():
             if by_fate[fate]:
