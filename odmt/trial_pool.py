@@ -73,8 +73,11 @@ class RunningTrial:
     def outcome(self) -> Outcome:
         """What the ended process left behind."""
         status = self.process.returncode
-        if status == 0 and (result := self.trial.result()):
-            return Outcome(self.trial, "finished", result)
+        try:
+            if status == 0 and (result := self.trial.result()):
+                return Outcome(self.trial, "finished", result)
+        except InputError as error:  # a configuration file was changed while the trial ran
+            return Outcome(self.trial, "failed", message=f"error: {error}")
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         with self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(self.log_start)

@@ -231,7 +231,7 @@ def few_rows(monkeypatch):
 
 
 def test_everything_from_data_to_reports(few_rows, request_of):
-    request = request_of("ring", epochs=3, gpus=["cpu", "cpu"])
+    request = request_of("ring", epochs=3)
     write_ring(request.data / "ring", 12, 7)
     assert reproduce("all", request) == 0
     runs = sorted(path.name for path in (request.runs / "ring").iterdir())

@@ -1,11 +1,13 @@
 """Reproduce the paper's tables and figures: train what is missing, then show the paper's numbers beside the measured ones."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date
 
 import pandas as pd
+import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -23,6 +25,8 @@ from odmt.trial_pool import run_trials
 from odmt.trials import Trial
 
 log = logging.getLogger(__name__)
+
+NO_GPU = "cpu"  # names no GPU in CUDA_VISIBLE_DEVICES
 
 Plan = dict[str, list[Cell]]  # cells by table or figure
 
@@ -130,12 +134,20 @@ def distinct(trials: Iterable[Trial]) -> list[Trial]:
 
 def _run(trials: list[Trial], request: Request) -> int:
     failures = 0
-    with tqdm(run_trials(trials, request.gpus), "trials", len(trials)) as outcomes:
+    with tqdm(run_trials(trials, _places(request)), "trials", len(trials)) as outcomes:
         for outcome in outcomes:
             if outcome.state != "finished":
                 failures += 1
                 tqdm.write(f"{outcome.trial.name} {outcome.state}: {outcome.message}", file=sys.stderr)
     return failures
+
+
+def _places(request: Request) -> list[str]:
+    """The GPUs that are named; where none are and none is there, a place for every CPU core."""
+    if request.gpus or torch.cuda.is_available():
+        return request.gpus
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the trials: each has a core
+    return [NO_GPU] * os.cpu_count()
 
 
 def _finished(trials: list[Trial]) -> tuple[int, int]:

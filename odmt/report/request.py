@@ -16,8 +16,8 @@ class Request:
         search: choose model.dim and train.lr by validation recall@10, with the first seed, for every model and dataset.
         dims: values of model.dim that are searched.
         lrs: values of train.lr that are searched.
-        gpus: places for trials to run side by side, as CUDA_VISIBLE_DEVICES names GPUs; one named twice takes two trials, and cpu
-            is a place without a GPU. None: one trial at a time on what there is.
+        gpus: GPUs for trials to run on side by side, as CUDA_VISIBLE_DEVICES names them; one named twice takes two trials. None:
+            one trial at a time on the GPU that is there or, without any, a trial on every CPU core.
         runs: folder of all run folders.
         data: folder of the datasets.
         reports: folder to write to.
