@@ -46,11 +46,9 @@ def demo(config: str = "configs/demo.yaml"):
     baseline = most_popular_ranks(interactions, "test")
     print(f"\nTest metrics of epoch {result['best_epoch']} of {result['epochs']}, the best by validation recall@10:\n")
     print(comparison(result, baseline, interactions))
-    print(
-        f"\nNew items are those that nobody bought in the training part: {np.mean(is_new(interactions)):.0%} of the test targets."
-    )
+    print(f"\nNew items never occur in training; they are {np.mean(is_new(interactions)):.0%} of the test targets.")
     print(f"Training curve: {curve}    Everything else of the run: {settings.folder}/")
-    print(f"{time.perf_counter() - started:.0f} seconds in all.")
+    print(f"Data, features, training and evaluation took {time.perf_counter() - started:.0f} seconds.")
 
 
 def prepare(folder: Path):

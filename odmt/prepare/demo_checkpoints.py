@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, PretrainedConfig, PreTrainedModel
 
 WIDTH = 64  # of both, so that an ID can start from the mean of the two
 SIZES = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -22,11 +22,13 @@ def save_clip(folder: Path):
 def save_bert(folder: Path, texts: Iterable[str]):
     """Write a BERT and the vocabulary of its tokenizer: every word of the texts, which are lower-case."""
     vocabulary = [*SPECIAL_TOKENS, *sorted({word for text in texts for word in text.split()})]
-    _save(BertModel, BertConfig(**SIZES, vocab_size=len(vocabulary), max_position_embeddings=32), folder)
+    # Weights as small as BERT's own start, 0.02, would tell [CLS] next to nothing of the words.
+    config = BertConfig(**SIZES, vocab_size=len(vocabulary), max_position_embeddings=32, initializer_range=0.1)
+    _save(BertModel, config, folder)
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in vocabulary), encoding="utf-8")
 
 
-def _save(model: type[PreTrainedModel], config, folder: Path):
+def _save(model: type[PreTrainedModel], config: PretrainedConfig, folder: Path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model(config).save_pretrained(folder)

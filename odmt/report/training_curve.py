@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 METRIC = "recall@10"
+COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
 
 def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most popular") -> Path:
@@ -20,14 +21,16 @@ def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most p
     epochs = [line["epoch"] for line in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, recall = figure.subplots(1, 2)
-    for name in sorted(name for name in history[0] if name.startswith("train/") and name != "train/loss"):
-        losses.plot(epochs, [line[name] for line in history], label=name.removeprefix("train/"))
+    parts = [name.removeprefix("train/") for name in history[0] if name.startswith(("train/ce_", "train/distillation"))]
+    for name in parts:
+        colour = COLOURS[name.removeprefix("ce_")]
+        losses.plot(epochs, [line[f"train/{name}"] for line in history], label=name, color=colour)
     losses.set(title="training losses", xlabel="epoch")
     suffix = f"/{METRIC}"
     for name in (name for name in history[0] if name.startswith("valid/") and name.endswith(suffix)):
         source = name.removeprefix("valid/").removesuffix(suffix)
         width = 2.5 if source == "fused" else 1.2
-        recall.plot(epochs, [line[name] for line in history], label=source, linewidth=width)
+        recall.plot(epochs, [line[name] for line in history], label=source, color=COLOURS[source], linewidth=width)
     recall.axhline(baseline, color="grey", linestyle="--", label=baseline_name)
     recall.set(title=f"validation {METRIC}", xlabel="epoch", ylim=(0, None))
     for axes in (losses, recall):
