@@ -2,10 +2,20 @@
 
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
+from odmt.bench.features import features
 from odmt.bench.scaling import scaling
 from odmt.bench.startup import startup
 from odmt.bench.train_step import train_step
 from odmt.cli import run
 
+COMMANDS = {
+    "train-step": train_step,
+    "evaluate": evaluate,
+    "epoch": epoch,
+    "features": features,
+    "startup": startup,
+    "scaling": scaling,
+}
+
 if __name__ == "__main__":
-    run({"train-step": train_step, "evaluate": evaluate, "epoch": epoch, "startup": startup, "scaling": scaling})
+    run(COMMANDS)

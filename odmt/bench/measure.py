@@ -82,16 +82,10 @@ def _peak_bytes(make: Make, build: Build, settings: dict[str, Any]) -> int:
     return memory_peak(data.device) - before
 
 
-def in_fresh_process(function: Callable, *args, context: Literal["forkserver", "spawn"] = "forkserver") -> Any:
-    """Call an importable function in a process that inherits nothing; returns what it returns.
-
-    Args:
-        function: what is called.
-        args: its arguments.
-        context: `forkserver` starts at once, with the modules imported already; `spawn` launches an interpreter.
-    """
-    processes = get_context(context)
-    processes.set_forkserver_preload([__name__])
+def in_fresh_process(function: Callable, *args) -> Any:
+    """Call an importable function in a process that inherits nothing but imported modules; returns what it returns."""
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["__main__", __name__])
     with ProcessPoolExecutor(1, mp_context=processes) as pool:
         return pool.submit(function, *args).result()
 

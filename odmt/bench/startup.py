@@ -1,12 +1,15 @@
 """From the command to the first batch, with features that were extracted before."""
 
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from odmt.bench.measure import choose_device, in_fresh_process, process_memory, timed
+from odmt.bench.measure import choose_device, process_memory
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
 from odmt.config import Config, DataConfig, ModelConfig
@@ -14,13 +17,13 @@ from odmt.distributed import World
 from odmt.train import Trainer
 
 
-def start(root: str, dim: int, placement: str, device: str) -> dict[str, int]:
-    """Build a trainer of the dataset `bench` and its first batch; returns RAM of the process's own in bytes, and the items."""
+def start(root: str, dim: str, placement: str, device: str):
+    """Build a trainer of the dataset `bench` and its first batch; print RAM of the process's own in bytes, and the items."""
     world = World(0, 1, choose_device(device))
-    config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=dim))
+    config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=int(dim)))
     trainer = Trainer(config, world)
     next(trainer.batches([np.arange(min(128, trainer.interactions.num_users))]))
-    return {"bytes": process_memory("RssAnon"), "items": trainer.interactions.num_items}
+    print(process_memory("RssAnon"), trainer.interactions.num_items)
 
 
 def startup(
@@ -60,11 +63,11 @@ def startup(
 
 def measure(measurement: Measurement, root: str, dim: int, placement: str, device: str):
     """Add one start to a measurement."""
-    started: dict[str, int] = {}
-
-    def run():
-        started.update(in_fresh_process(start, root, dim, placement, device, context="spawn"))
-
-    measurement.seconds.append(timed(run, choose_device("cpu")))
-    measurement.peak_bytes = started["bytes"]
-    measurement.work = {"items": started["items"]}
+    program = "import sys; from odmt.bench.startup import start; start(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, root, str(dim), placement, device]
+    started = time.perf_counter()
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    measurement.seconds.append(time.perf_counter() - started)
+    own_bytes, items = map(int, printed.split())
+    measurement.peak_bytes = own_bytes
+    measurement.work = {"items": items}
