@@ -14,6 +14,7 @@ from odmt.report.expansion import candidates, check_data, chosen, config_of, exp
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
 from odmt.report.paper import quoted
+from odmt.report.provenance import sweep_notes
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
 from odmt.report.rows import ROWS
@@ -271,3 +272,10 @@ def test_a_failing_trial_leaves_a_gap(few_rows, request_of, capsys):
     assert "not finite" in capsys.readouterr().err
     assert "Gaps, not run yet: ODMT, 2 layers (ring)." in (request.reports / "figure7.md").read_text()
     assert Path(request.reports / "figure7.png").stat().st_size > 1000
+
+
+def test_table_4_says_what_stands_still(request_of):
+    request = request_of("arts", "stream")
+    cells = cells_of("table4", request)
+    finish(candidates(cells[0], request)[0], 0.5, 0.5)
+    assert sweep_notes([measure(cell, request) for cell in cells]) == ["On arts, T is varied at α = 20 and α at T = 0.3."]
