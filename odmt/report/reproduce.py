@@ -138,7 +138,8 @@ def _run(trials: list[Trial], request: Request) -> int:
         for outcome in outcomes:
             if outcome.state != "finished":
                 failures += 1
-                tqdm.write(f"{outcome.trial.name} {outcome.state}: {outcome.message}", file=sys.stderr)
+                reason = outcome.message or "another process trains it"
+                tqdm.write(f"{outcome.trial.folder} {outcome.state}: {reason}", file=sys.stderr)
     return failures
 
 
