@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 ## demo: train ODMT on generated data and show its metrics
 demo: $(STAMP)
-	$(BIN)/python scripts/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python scripts/demo.py
 
 ## test: lint and the whole test suite
 test: lint
