@@ -1,5 +1,6 @@
 """The paper's figures, drawn from the long tables of `odmt.report.tables`."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,14 +29,15 @@ def draw(target: str, table: pd.DataFrame, datasets: Sequence[str], footer: Sequ
     painters = PAINTERS[target]
     columns = min(len(painters), 2)
     rows = len(datasets) * len(painters) // columns
-    figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.16 * len(footer) + 0.3), layout="constrained")
+    small_print = [part for line in footer for part in textwrap.wrap(line, 120 * columns)]
+    figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.1 * len(small_print) + 0.3), layout="constrained")
     panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for dataset in datasets:
         for paint in painters:
             axes = next(panels)
             paint(axes, table[table["dataset"] == dataset])
             axes.set_title(f"{dataset} {axes.get_title()}")
-    figure.supxlabel("\n".join(footer), fontsize=6, x=0.01, ha="left")
+    figure.supxlabel("\n".join(small_print), fontsize=6, x=0.01, ha="left")
     return figure
 
 
@@ -48,14 +50,18 @@ def save(figure: Figure, path: Path):
 
 def _bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[tuple[float, float]]]):
     """Grouped bars; each series gives (value, std) for every group, not a number for a gap."""
-    width = 0.8 / len(series)
+    width = 0.8 / max(len(series), 1)
     for index, (label, numbers) in enumerate(series.items()):
         values, stds = np.array(numbers, float).T
         places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
         style = {"color": COLOURS[index], "hatch": HATCHES[index], "edgecolor": "white", "linewidth": 0}
-        axes.bar(places, values, width * 0.92, yerr=np.where(np.isnan(stds), 0, stds), label=label, **style)
+        if not np.isnan(values).all():
+            axes.bar(places, values, width * 0.92, yerr=np.where(np.isnan(stds), 0, stds), label=label, **style)
+        for place in places[np.isnan(values)]:
+            axes.text(place, 0, " gap", rotation=90, ha="center", va="bottom", fontsize=6, color="grey")
     axes.set_xticks(range(len(groups)), groups)
-    axes.set_ylabel(RECALL)
+    axes.set(xlim=(-0.5, max(len(groups), 1) - 0.5), ylabel=RECALL)
+    axes.set_ylim(bottom=0)
     _legend(axes)
 
 
@@ -106,9 +112,7 @@ def _popularity(axes: Axes, table: pd.DataFrame):
     numbers = table.set_index(["label", "group"])["value"].to_dict()
     series = {label: [(numbers.get((label, group), np.nan), np.nan) for group in users.index] for label in table["label"].unique()}
     names = [f"{group}\n{count:,}" for group, count in users.items()]
-    if series:
-        _bars(axes, names, series)
-    _legend(axes)
+    _bars(axes, names, series)
     axes.set_xlabel("popularity group of the target (0: never seen in training, 5: most popular)\nand its number of test users")
 
 

@@ -53,7 +53,7 @@ def _settings(request: Request) -> str:
 
 def _machine(environment: dict) -> str:
     machine = environment["machine"]
-    processor = ", ".join(machine["gpus"]) or f"CPU, {machine['cpu_threads']} threads a trial"
+    processor = ", ".join(machine["gpus"]) or f"CPU, threads of a trial: {machine['cpu_threads']}"
     return f"{processor} ({machine['system']}, PyTorch {environment['packages']['torch']})"
 
 
