@@ -3,6 +3,7 @@
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
 from odmt.bench.features import features
+from odmt.bench.prepare import prepare
 from odmt.bench.scaling import scaling
 from odmt.bench.startup import startup
 from odmt.bench.train_step import train_step
@@ -15,6 +16,7 @@ COMMANDS = {
     "features": features,
     "startup": startup,
     "scaling": scaling,
+    "prepare": prepare,
 }
 
 if __name__ == "__main__":

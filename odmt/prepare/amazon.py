@@ -69,10 +69,13 @@ def amazon(
 
 
 def clean_html(text: str) -> str:
-    """Take out tags, scripts and styles, and resolve entities, of which some are escaped twice."""
-    for _ in range(2):
-        text = html.unescape(TAG.sub(" ", SCRIPT.sub(" ", text)))
-    return tidy(TAG.sub(" ", text))
+    """Take out tags, scripts and styles, and resolve entities, however often they are escaped."""
+    while "<" in text or "&" in text:
+        plain = html.unescape(TAG.sub(" ", SCRIPT.sub(" ", text)))
+        if plain == text:
+            break
+        text = plain
+    return tidy(text)
 
 
 def _read_reviews(path: Path, skip_bad_lines: int) -> pl.DataFrame:

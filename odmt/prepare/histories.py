@@ -2,7 +2,6 @@
 
 import csv as csv_format
 import re
-from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -66,9 +65,9 @@ def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
         InputError: a line with another number of columns or no item, a user that stands twice.
     """
 
-    def parse(block: bytes) -> pl.DataFrame:
+    def parse(block: bytes, num_lines: int) -> pl.DataFrame:
         schema = {"user": pl.String, "items": pl.String}
-        return pl.read_csv(BytesIO(block), has_header=False, separator="\t", quote_char=None, schema=schema)
+        return pl.read_csv(block, has_header=False, separator="\t", quote_char=None, schema=schema)
 
     table = pl.concat(RawLines(path, skip_bad_lines).tables(parse))
     if twice := table["user"].filter(table["user"].is_duplicated()).to_list():

@@ -64,7 +64,8 @@ def _draw(path: Path, items: pl.DataFrame, min_length: int, users: int, seed: in
     """
     columns = [pl.col("customer_id").alias("user"), pl.col("article_id").alias("item")]
     tables = read_csv(path, columns, skip_bad_lines=skip_bad_lines)
-    hashes = [table.join(items, on="item", how="semi").select(pl.col("user").hash()) for table in tables]
+    usable = pl.col("item").is_in(items["item"].implode())
+    hashes = [table.filter(usable).select(pl.col("user").hash()) for table in tables]
     counts = pl.concat(hashes).group_by("user", maintain_order=True).len()
     active = counts.filter(pl.col("len") >= min_length)["user"]
     print(f"{len(active):,} of {len(counts):,} customers have {min_length} purchases of items with text and image")

@@ -69,7 +69,9 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
 def tidy(text: str) -> str:
     """Make a text fit for a field of a TSV file: no control characters, one blank for every run of white space."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 class Dataset:

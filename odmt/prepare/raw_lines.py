@@ -5,9 +5,9 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from tqdm import tqdm
 
@@ -41,7 +41,7 @@ class RawLines:
         return [line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff") for line in lines]
 
     def tables(
-        self, parse: Callable[[bytes], pl.DataFrame], header: bool = False, optional: Sequence[str] = ()
+        self, parse: Callable[[bytes, int], pl.DataFrame], header: bool = False, optional: Sequence[str] = ()
     ) -> Iterator[pl.DataFrame]:
         """Yield what `parse` makes of one block of whole lines after the other.
 
@@ -49,16 +49,17 @@ class RawLines:
         halving the block.
 
         Args:
-            parse: turns bytes into a table with a row for every line.
+            parse: turns bytes and the number of their lines into a table with a row for every line.
             header: the first line holds names and is not given to `parse`.
             optional: columns that may be null.
         """
         first, empty = 2 if header else 1, True
         for block in _one_ahead(self._blocks(header)):
-            for table in self._parse(parse, block, first, optional):
+            num_lines = _num_lines(block)
+            for table in self._parse(parse, block, num_lines, first, optional):
                 empty = False
                 yield table
-            first += _num_lines(block)
+            first += num_lines
         if self.ends_early:
             self._reject(f"line {first}: the gzip file is broken or ends early ({self.ends_early})")
         if empty:
@@ -66,10 +67,9 @@ class RawLines:
         if self.bad_lines:
             print(f"{self.path}: {len(self.bad_lines)} bad lines left out, the first: {self.bad_lines[0]}")
 
-    def _parse(self, parse, block: bytes, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
-        num_lines = _num_lines(block)
+    def _parse(self, parse, block: bytes, num_lines: int, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         try:
-            table = parse(block)
+            table = parse(block, num_lines)
             problem = _incomplete(table, optional) or (f"{len(table)} rows, expected one" if len(table) != num_lines else None)
         except pl.exceptions.SchemaError:
             problem = "another number of columns than expected"
@@ -81,8 +81,9 @@ class RawLines:
             middle = block.find(b"\n", len(block) // 2)
             middle = middle if 0 <= middle < len(block) - 1 else block.rfind(b"\n", 0, len(block) - 1)
             upper, lower = block[: middle + 1], block[middle + 1 :]
-            yield from self._parse(parse, upper, first, optional)
-            yield from self._parse(parse, lower, first + upper.count(b"\n"), optional)
+            num_upper = _num_lines(upper)
+            yield from self._parse(parse, upper, num_upper, first, optional)
+            yield from self._parse(parse, lower, num_lines - num_upper, first + num_upper, optional)
         elif block.strip():
             self._reject(f"line {first}: {problem}: {block[:80].decode(errors='replace').strip()!r}")
 
@@ -153,16 +154,16 @@ def read_csv(
         if name not in names:
             raise InputError(f"{path}, line 1: no column {name!r}; its columns are {', '.join(names)}")
 
-    def parse(block: bytes) -> pl.DataFrame:
+    def parse(block: bytes, num_lines: int) -> pl.DataFrame:
         if not block.endswith(b"\n"):
             # The end of the file: a line cut off within a value would otherwise pass for a shorter value.
             last = block[block.rfind(b"\n") + 1 :].decode("utf-8", "replace")
             if len(next(csv.reader([last], delimiter=separator))) < len(names):
                 raise InputError(f"fewer than {len(names)} columns")
         # Only when polars reads all columns does it notice that a line has too many.
-        regular = block.count(separator.encode()) == _num_lines(block) * (len(names) - 1)
+        regular = _count(block, separator) == num_lines * (len(names) - 1)
         table = pl.read_csv(
-            BytesIO(block),
+            block,
             has_header=False,
             separator=separator,
             schema={f"column_{n}": pl.String for n in range(len(names))},
@@ -184,7 +185,7 @@ def read_json_lines(
         optional: keys that may be absent.
         skip_bad_lines: as in `RawLines`.
     """
-    yield from RawLines(path, skip_bad_lines).tables(lambda block: pl.read_ndjson(BytesIO(block), schema=schema), optional=optional)
+    yield from RawLines(path, skip_bad_lines).tables(lambda block, _: pl.read_ndjson(block, schema=schema), optional=optional)
 
 
 def decoded_lines(path: Path) -> Iterator[str]:
@@ -206,7 +207,12 @@ def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:
 
 
 def _num_lines(block: bytes) -> int:
-    return block.count(b"\n") + (not block.endswith(b"\n"))
+    return _count(block, "\n") + (not block.endswith(b"\n"))
+
+
+def _count(block: bytes, character: str) -> int:
+    """How often a character occurs; NumPy counts twice as fast as `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
 
 
 def _one_ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
