@@ -22,7 +22,7 @@ def test_stable_over_many_rows():
 
 def test_a_line_a_user(tmp_path):
     path = tmp_path / "pairs.tsv"
-    path.write_bytes(b'u 1\t a  b a \r\nv\t\xe5\xa4\x8f "q\nw\tc')
+    path.write_bytes(b'\xef\xbb\xbfu 1\t a  b a \r\nv\t\xe5\xa4\x8f "q\nw\tc')
     assert read_histories(path).rows() == [("u 1", ["a", "b", "a"]), ("v", ["夏", '"q']), ("w", ["c"])]
 
 

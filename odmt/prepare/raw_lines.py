@@ -1,5 +1,6 @@
 """Raw tables of any size, plain or gzipped, read in blocks of whole lines; a line that cannot be read is named."""
 
+import codecs
 import csv
 import gzip
 import zlib
@@ -53,8 +54,12 @@ class RawLines:
             header: the first line holds names and is not given to `parse`.
             optional: columns that may be null.
         """
+        yield from _one_ahead(self._tables(parse, header, optional))
+
+    def _tables(self, parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         first, empty = 2 if header else 1, True
         for block in _one_ahead(self._blocks(header)):
+            block = block.removeprefix(codecs.BOM_UTF8) if first == 1 else block
             num_lines = _num_lines(block)
             for table in self._parse(parse, block, num_lines, first, optional):
                 empty = False
@@ -215,10 +220,10 @@ def _count(block: bytes, character: str) -> int:
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
 
 
-def _one_ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Read and decompress the next block while this one is parsed."""
+def _one_ahead(items: Iterator) -> Iterator:
+    """Have the next item made in another thread while this one is used."""
     with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, blocks, None)
-        while (block := pending.result()) is not None:
-            pending = pool.submit(next, blocks, None)
-            yield block
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
+            yield item
