@@ -207,6 +207,22 @@ def test_truncated_gzip(raw):
     assert prepare(raw, skip_bad_lines=1) == {user: EXPECTED[user] for user in "uvw"}
 
 
+def test_a_gzip_file_of_nothing(raw):
+    path = raw / "Arts.json.gz"
+    path.write_bytes(path.read_bytes()[:15])
+    with pytest.raises(InputError, match=r"Arts.json.gz, line 1: the gzip file is broken"):
+        prepare(raw)
+
+
+def test_damaged_gzip(raw):
+    path = raw / "meta_Arts.json.gz"
+    content = bytearray(path.read_bytes())
+    content[-8:-4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"meta_Arts.json.gz, line 11: the gzip file is broken or ends early \(CRC check failed"):
+        prepare(raw)
+
+
 def test_broken_lines_are_named_or_counted(raw, capsys):
     path = raw / "meta_Arts.json.gz"
     lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)

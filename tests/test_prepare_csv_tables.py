@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,24 @@ def test_a_big_file_is_read_in_blocks(raw, monkeypatch):
     assert read.user_ids == expected["user"].to_list()
     written = dict(line.split("\t") for line in (raw / "out" / "behaviours.tsv").read_text().splitlines())
     assert written == {user: " ".join(items) for user, items in expected.rows()}
+
+
+def test_as_a_user_types_it(raw):
+    script = Path(__file__).parents[1] / "scripts" / "prepare.py"
+    options = ["--interactions", "events.csv", "--items", "items.csv", "--images", "images", "--out", "data/mine"]
+
+    def prepare(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, script, "csv", *options, *more], cwd=raw, capture_output=True, text=True, timeout=60)
+
+    done = prepare("--min-length", "3", "--skip-bad-lines", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mine" in done.stdout.splitlines()[-1]
+    again = prepare("--min-length", "3")
+    assert again.returncode == 2
+    assert again.stderr.splitlines() == [
+        "error: data/mine: the folder holds a dataset already; remove it, choose another name, or pass --overwrite"
+    ]
+    assert prepare("--min-length", "3", "--overwrite").returncode == 0
 
 
 def test_real_movies(tmp_path):

@@ -115,6 +115,21 @@ def test_a_dataset_is_replaced_only_when_told_and_only_by_a_complete_one(tmp_pat
     assert os.listdir(tmp_path) == ["arts"]
 
 
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    (tmp_path / "arts.partial").mkdir()
+    (tmp_path / "arts.partial" / "items.tsv").write_text("half")
+    with new_folder(tmp_path / "arts") as folder:
+        (folder / "behaviours.tsv").write_text("x")
+    assert os.listdir(tmp_path) == ["arts"]
+    assert os.listdir(tmp_path / "arts") == ["behaviours.tsv"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "arts").write_text("x")
+    with pytest.raises(InputError, match="a file; --out names the folder"), new_folder(tmp_path / "arts"):
+        pytest.fail("not reached")
+
+
 def test_other_folders_are_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="holds other files already; choose another name"), new_folder(tmp_path, overwrite=True):

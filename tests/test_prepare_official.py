@@ -20,7 +20,7 @@ def test_arts_with_a_folder_of_images(tmp_path, capsys):
     behaviours, text = tmp_path / "Arts_Crafts_and_Sewing_user_behaviours.tsv", tmp_path / "Arts_Crafts_and_Sewing_text.tsv"
     behaviours.write_text("A1\tB3 B1 B2 B4 B1\nA2\tB1 B2 B3 B4 B5 B1\nA3\tB1 B2 B3 B4\n")
     # Lines of unequal length, a quote, no text but blanks.
-    text.write_text('B2\tGlue "x"\tElmer\tArts\nB1\tYarn\nB4\tPaint\t\tArts\tred\nB3\tPaper\tX\nB5\t \t\nB6\tnever\n')
+    text.write_text('B2\tGlue "x"\tElmer\tArts\nB1\tYarn\nB4\tPaint\t\tArts\tred\nB3\tPaper\tX\nB5\t \t\n\nB6\tnever\n\n')
     (tmp_path / "images").mkdir()
     for item in ("B1", "B2", "B3", "B4", "B5"):
         Image.fromarray(pixels(0)).save(tmp_path / "images" / f"{item}.jpg")

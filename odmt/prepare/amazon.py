@@ -12,7 +12,8 @@ import polars as pl
 from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time
 from odmt.prepare.layout import Cut, Dataset, new_folder, tidy
-from odmt.prepare.raw_lines import RawLines, read_csv, read_json_lines
+from odmt.prepare.raw_lines import RawLines
+from odmt.prepare.raw_tables import read_csv, read_json_lines
 from odmt.prepare.unfinished import write_unfinished
 
 # The generations' names of item, the text of the paper (title, brand, category, description) and the lists of image URLs.

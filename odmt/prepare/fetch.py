@@ -49,16 +49,18 @@ def fetch_images(
     for leftover in images.glob("*.partial"):
         leftover.unlink()
     failures = FailureList(folder / "image_failures.csv")
+    hopeless = {failure.url for failure in failures if failure.final == "yes" and not retry_failed}
+    missing = urls.keys() - _items_there(images)
+    jobs = {item: [url for url in links if url not in hopeless] for item, links in urls.items() if item in missing}
+    print(f"{len(urls) - len(missing):,} of {len(urls):,} images are there, {sum(map(bool, jobs.values())):,} to fetch")
+    downloader = Downloader(per_host, retries, timeout_s, int(max_mb * 1e6), allow_private)
     try:
-        hopeless = {failure.url for failure in failures if failure.final == "yes" and not retry_failed}
-        missing = urls.keys() - _items_there(images)
-        jobs = {item: [url for url in links if url not in hopeless] for item, links in urls.items() if item in missing}
-        print(f"{len(urls) - len(missing):,} of {len(urls):,} images are there, {sum(map(bool, jobs.values())):,} to fetch")
-        downloader = Downloader(per_host, retries, timeout_s, int(max_mb * 1e6), allow_private)
         asyncio.run(ImageFetcher(downloader, images, failures).fetch_all(jobs))
-    finally:
-        failures.rewrite(urls.keys() - _items_there(images))
-    _summarise(urls.keys() - _items_there(images), len(urls), failures, folder)
+    except OSError as error:
+        raise InputError(f"{images}: cannot be written to ({error}); make room and start again, it goes on from here") from error
+    missing = urls.keys() - _items_there(images)
+    failures.rewrite(missing)
+    _summarise(missing, len(urls), failures, folder)
 
 
 def read_urls(path: Path) -> dict[str, list[str]]:
@@ -146,10 +148,7 @@ class ImageFetcher:
     def _store(self, item: str, content: bytes) -> Path:
         path = self.folder / f"{item}{check_image(content)}"
         partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_bytes(content)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error}); make room and start again, it goes on from here") from error
+        partial.write_bytes(content)
         os.replace(partial, path)
         return path
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.prepare.raw_lines import RawLines, delimiter, read_csv
+from odmt.prepare.raw_lines import RawLines
+from odmt.prepare.raw_tables import delimiter, read_csv
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 

@@ -7,9 +7,9 @@ import polars as pl
 
 from odmt.prepare.histories import histories_by_time
 from odmt.prepare.item_tables import read_items
-from odmt.prepare.layout import Cut, Dataset, new_folder
+from odmt.prepare.layout import HAS_TEXT, Cut, Dataset, new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
-from odmt.prepare.raw_lines import read_csv
+from odmt.prepare.raw_tables import read_csv
 
 # The text of an item in the paper.
 FIELDS = ["prod_name", "product_type_name", "product_group_name", "graphical_appearance_name", "colour_group_name"]
@@ -48,7 +48,7 @@ def hm(
     with new_folder(out, overwrite) as folder:
         pictures = find_pictures(images, "*/*")
         items = read_items(articles, "article_id", FIELDS)
-        usable = items.filter(pl.col("item").is_in(list(pictures)))
+        usable = items.filter(HAS_TEXT, pl.col("item").is_in(list(pictures)))
         drawn = _draw(transactions, usable, min_length, users, seed, skip_bad_lines)
         dataset = Dataset(_histories(transactions, drawn, skip_bad_lines), items, pictures, cut)
         place_pictures(pictures, dataset.item_ids, folder / "images")

@@ -8,7 +8,8 @@ import polars as pl
 
 from odmt.errors import InputError
 from odmt.prepare.layout import tidy
-from odmt.prepare.raw_lines import RawLines, decoded_lines, delimiter
+from odmt.prepare.raw_lines import RawLines, decoded_lines
+from odmt.prepare.raw_tables import delimiter
 
 
 def read_items(path: Path, item: str, fields: list[str] | None = None, list_separator: str | None = None) -> pl.DataFrame:
@@ -52,9 +53,10 @@ def read_tab_items(path: Path) -> pl.DataFrame:
         item and the fields, in the order of the file.
     """
     RawLines(path).head()
-    rows = [[tidy(value) for value in line.split("\t")] for line in decoded_lines(path)]
-    check_distinct(path, ((number, row[0]) for number, row in enumerate(rows, 1)))
-    width = max(2, *(len(row) for row in rows))
+    lines = [(number, line.split("\t")) for number, line in enumerate(decoded_lines(path), 1) if line.strip()]
+    rows = [[tidy(value) for value in fields] for _, fields in lines]
+    check_distinct(path, ((number, row[0]) for (number, _), row in zip(lines, rows)))
+    width = max([2, *map(len, rows)])
     columns = ["item", *(f"field_{n}" for n in range(width - 1))]
     return pl.DataFrame([row + [""] * (width - len(row)) for row in rows], dict.fromkeys(columns, pl.String), orient="row")
 

@@ -18,6 +18,8 @@ from odmt.prepare.table1 import print_table1
 
 MAX_NAME_BYTES = 240  # of a file name's 255; the suffix and a temporary name's ending need the rest
 
+HAS_TEXT = pl.any_horizontal(pl.exclude("item") != "")  # of a table of items
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -48,6 +50,8 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
         InputError: `out` exists and holds something that is not to be replaced.
     """
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file; --out names the folder of a dataset, data/NAME")
     old = out.is_dir() and any(out.iterdir())
     is_dataset = any((out / name).exists() for name in ("behaviours.tsv", "unfinished"))
     if old and not (overwrite and is_dataset):
@@ -93,9 +97,8 @@ class Dataset:
     def __init__(self, histories: pl.DataFrame, items: pl.DataFrame, pictured: Collection[str] | None, cut: Cut):
         self.dropped: dict[str, int] = {}
         occurring = histories.select(pl.col("items").explode().unique().alias("item"))
-        has_text = pl.any_horizontal(pl.exclude("item") != "")
         items = items.join(occurring, on="item", how="semi", maintain_order="left")
-        described = items.filter(has_text)
+        described = items.filter(HAS_TEXT)
         self._count("items without text", len(occurring) - len(described))
         if pictured is not None:
             kept = described.filter(pl.col("item").is_in(list(pictured)))

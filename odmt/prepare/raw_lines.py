@@ -1,7 +1,6 @@
 """Raw tables of any size, plain or gzipped, read in blocks of whole lines; a line that cannot be read is named."""
 
 import codecs
-import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,8 @@ from tqdm import tqdm
 from odmt.errors import InputError
 
 BLOCK_BYTES = 16 << 20
+CHUNK_BYTES = 1 << 18  # that a gzip file is asked for at once
+BROKEN_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class RawLines:
@@ -35,8 +36,11 @@ class RawLines:
 
     def head(self, num_lines: int = 1) -> list[str]:
         """The first lines, or fewer of a shorter file, without their ends and without a byte order mark."""
-        with self._open() as file:
-            lines = [line for _ in range(num_lines) if (line := file.readline())]
+        try:
+            with self._open() as file:
+                lines = [line for _ in range(num_lines) if (line := file.readline())]
+        except BROKEN_GZIP as error:
+            raise InputError(f"{self.path}, line 1: the gzip file is broken ({error}); download it again") from error
         if not lines:
             raise InputError(f"{self.path}: the file is empty; download it again")
         return [line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff") for line in lines]
@@ -114,7 +118,7 @@ class RawLines:
             if header:
                 file.readline()
             read = self._read_gzip if isinstance(file, gzip.GzipFile) else lambda file: file.read(BLOCK_BYTES) + file.readline()
-            while block := read(file):
+            while not self.ends_early and (block := read(file)):
                 yield block
                 bar.update(compressed.tell() - bar.n)
 
@@ -122,75 +126,15 @@ class RawLines:
         """A block of whole lines, of a broken file what can still be had."""
         chunks, size = [], 0
         try:
-            while size < BLOCK_BYTES and (chunk := file.read1(BLOCK_BYTES)):
+            while size < BLOCK_BYTES and (chunk := file.read1(CHUNK_BYTES)):
                 chunks.append(chunk)
                 size += len(chunk)
             chunks.append(file.readline())
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except BROKEN_GZIP as error:
             self.ends_early = str(error)
             whole, newline, _ = b"".join(chunks).rpartition(b"\n")
             return whole + newline
         return b"".join(chunks)
-
-
-def delimiter(path: Path) -> str:
-    """What stands between the columns of a table, by the file's name."""
-    return "\t" if ".tsv" in Path(path).suffixes else ","
-
-
-def read_csv(
-    path: Path, columns: Sequence[pl.Expr], names: Sequence[str] | None = None, skip_bad_lines: int = 0
-) -> Iterator[pl.DataFrame]:
-    """Read a CSV file of a row a line (or, if its name ends in .tsv, tabs), block by block.
-
-    Args:
-        path: the file, gzipped or not.
-        columns: what is made of the file's columns, all texts; a null in the result makes a line bad.
-        names: the file's columns; without, they stand in its first line.
-        skip_bad_lines: as in `RawLines`.
-    """
-    lines = RawLines(path, skip_bad_lines)
-    separator = delimiter(path)
-    header = names is None
-    if header:
-        names = next(csv.reader(lines.head(), delimiter=separator))
-    needed = list(dict.fromkeys(name for column in columns for name in column.meta.root_names()))
-    for name in needed:
-        if name not in names:
-            raise InputError(f"{path}, line 1: no column {name!r}; its columns are {', '.join(names)}")
-
-    def parse(block: bytes, num_lines: int) -> pl.DataFrame:
-        if not block.endswith(b"\n"):
-            # The end of the file: a line cut off within a value would otherwise pass for a shorter value.
-            last = block[block.rfind(b"\n") + 1 :].decode("utf-8", "replace")
-            if len(next(csv.reader([last], delimiter=separator))) < len(names):
-                raise InputError(f"fewer than {len(names)} columns")
-        # Only when polars reads all columns does it notice that a line has too many.
-        regular = _count(block, separator) == num_lines * (len(names) - 1)
-        table = pl.read_csv(
-            block,
-            has_header=False,
-            separator=separator,
-            schema={f"column_{n}": pl.String for n in range(len(names))},
-            columns=[names.index(name) for name in needed] if regular else None,
-        )
-        return table.select(pl.all().name.map(lambda column: names[int(column[7:])])).select(columns)
-
-    yield from lines.tables(parse, header=header)
-
-
-def read_json_lines(
-    path: Path, schema: dict[str, pl.DataType], optional: Sequence[str] = (), skip_bad_lines: int = 0
-) -> Iterator[pl.DataFrame]:
-    """Read some keys of a file with a JSON object a line, block by block.
-
-    Args:
-        path: the file, gzipped or not.
-        schema: the keys and their types; a list or object read as a text is given as its JSON.
-        optional: keys that may be absent.
-        skip_bad_lines: as in `RawLines`.
-    """
-    yield from RawLines(path, skip_bad_lines).tables(lambda block, _: pl.read_ndjson(block, schema=schema), optional=optional)
 
 
 def decoded_lines(path: Path) -> Iterator[str]:
@@ -212,10 +156,10 @@ def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:
 
 
 def _num_lines(block: bytes) -> int:
-    return _count(block, "\n") + (not block.endswith(b"\n"))
+    return count(block, "\n") + (not block.endswith(b"\n"))
 
 
-def _count(block: bytes, character: str) -> int:
+def count(block: bytes, character: str) -> int:
     """How often a character occurs; NumPy counts twice as fast as `bytes.count`."""
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
 
