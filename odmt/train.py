@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from odmt.checkpoint import load_tensors, load_training, save_tensors, save_trai
 from odmt.cli import report_mistakes
 from odmt.config import Config, config_parser, load_config
 from odmt.data.batches import Batch, epoch_users, to_device, train_batch
-from odmt.data.features import gather_items, left_out_items, load_features
+from odmt.data.features import FeatureTable, gather_items, left_out_items, load_features
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, barrier, mean_over_processes, open_world
 from odmt.evaluate import encode_catalogue, rank_targets
@@ -31,6 +31,8 @@ from odmt.losses import Objective
 from odmt.metrics import popularity_groups, summarize, summarize_groups
 from odmt.models.builder import build_recommender
 from odmt.models.recommender import Recommender
+from odmt.models.towers import ItemTable
+from odmt.optimizer import RowwiseAdamW
 from odmt.precision import Precision
 from odmt.run_folder import RunFolder
 
@@ -68,20 +70,29 @@ class Progress:
 class Trainer:
     """One run: its data, model, optimizer and progress."""
 
-    def __init__(self, config: Config, world: World):
+    def __init__(self, config: Config, world: World, interactions: Interactions, tables: Mapping[str, FeatureTable]):
         self.config, self.world = config, world
-        data, train = config.data, config.train
+        self.interactions, self.tables = interactions, tables
+        train = config.train
         self.folder = RunFolder(config)
-        self.interactions = Interactions.load(data.folder, data.max_seq_len, data.min_seq_len, left_out_items(data.folder))
-        self.tables = load_features(data, self.interactions, config.model.needs, world.device)
         torch.manual_seed(train.seed)
         self.model = self._build().to(world.device)
         self.parallel = self.model if world.size == 1 else DistributedDataParallel(self.model)
+        for module in self.model.modules():
+            if isinstance(module, ItemTable):
+                module.sparse = world.size == 1  # NCCL cannot sum sparse gradients
         self.objective = self._objective()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), train.lr, weight_decay=train.weight_decay, fused=True)
+        self.optimizer = RowwiseAdamW(self.model.parameters(), train.lr, train.weight_decay)
         self.precision = Precision.choose(train.precision, world.device)
         self.scaler = self.precision.loss_scaler()
         self.progress = Progress()
+
+    @classmethod
+    def load(cls, config: Config, world: World) -> "Trainer":
+        """Read the dataset and build the run."""
+        data = config.data
+        interactions = Interactions.load(data.folder, data.max_seq_len, data.min_seq_len, left_out_items(data.folder))
+        return cls(config, world, interactions, load_features(data, interactions, config.model.needs, world.device))
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -179,7 +190,7 @@ class Trainer:
         losses = self.objective(states, vectors, batch, epoch)
         self.scaler.scale(losses["loss"]).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm)
+        self.optimizer.clip_norm(self.config.train.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -275,7 +286,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
         log.info("%s: finished already", folder.path)
         return result
     with open_world(config.train.device) as world:
-        trainer = Trainer(config, world)
+        trainer = Trainer.load(config, world)
         if world.is_main:
             folder.open(overwrite)
         try:

@@ -57,7 +57,7 @@ def config_of(row: Row, root: Path, *overrides: str, dataset: str = "all") -> Co
 
 
 def trainer_of(row: Row, root: Path, *overrides: str, world: World = ALONE, dataset: str = "all") -> Trainer:
-    return Trainer(config_of(row, root, *overrides, dataset=dataset), world)
+    return Trainer.load(config_of(row, root, *overrides, dataset=dataset), world)
 
 
 def catalogue_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def to_float(tokens):
 def test_every_parameter_gets_a_gradient(row, data):
     trainer = trainer_of(row, data)
     trainer.train_epoch(1)
-    without = [name for name, p in trainer.model.named_parameters() if p.grad is None or not p.grad.any()]
+    without = [name for name, p in trainer.model.named_parameters() if p.grad is None or not p.grad.to_dense().any()]
     assert without == []
 
 

@@ -157,7 +157,7 @@ def test_the_result_is_the_best_epochs(finished):
     assert result["valid"] == {name.removeprefix("valid/"): value for name, value in best.items() if name.startswith("valid/")}
     assert result["best_epoch"] < result["epochs"] == 9
     # The weights of the best epoch give the ranks that were saved, and these the metrics.
-    trainer = Trainer(load_config(args), ALONE)
+    trainer = Trainer.load(load_config(args), ALONE)
     trainer.model.load_state_dict(load_tensors(folder / "best.safetensors")[0])
     ranks = trainer.rank("test")
     saved = load_tensors(folder / "ranks.safetensors")[0]
@@ -259,7 +259,7 @@ def test_logs_of_runs_in_one_process_are_kept_apart(arguments, tmp_path, caplog)
 def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """The step, the batch and the losses are told, and the last good checkpoint stays as it is."""
     config = load_config(arguments())
-    trainer = Trainer(config, ALONE)
+    trainer = Trainer.load(config, ALONE)
     trainer.folder.open(overwrite=False)
     config.train.epochs = 1
     trainer.fit()

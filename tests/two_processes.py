@@ -29,7 +29,7 @@ def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def measure(world: World, args: list[str]) -> dict[str, torch.Tensor]:
     """Ranks under the initial weights, then the gradients of one step and the weights after it."""
-    trainer = Trainer(load_config(args), world)
+    trainer = Trainer.load(load_config(args), world)
     measured = {f"ranks.{name}": rank for name, rank in ranks(trainer).items()}
     trainer.parallel.train()
     trainer.train_step(first_batch(trainer, world.rank, world.size), EPOCH)

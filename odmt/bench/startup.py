@@ -21,7 +21,7 @@ def start(root: str, dim: str, placement: str, device: str):
     """Build a trainer of the dataset `bench` and its first batch; print RAM of the process's own in bytes, and the items."""
     world = World(0, 1, choose_device(device))
     config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=int(dim)))
-    trainer = Trainer(config, world)
+    trainer = Trainer.load(config, world)
     next(trainer.batches([np.arange(min(128, trainer.interactions.num_users))]))
     print(process_memory("RssAnon"), trainer.interactions.num_items)
 

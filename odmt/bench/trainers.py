@@ -48,15 +48,7 @@ class InMemoryTrainer(Trainer):
     """The package's trainer, its data given instead of read."""
 
     def __init__(self, data: TrainingData):
-        self.config, self.world = data.config, data.world
-        self.interactions, self.tables = data.interactions, data.tables
-        settings = data.config.train
-        torch.manual_seed(settings.seed)
-        self.model = self.parallel = self._build().to(data.device)
-        self.objective = self._objective()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
-        self.precision = Precision.choose(settings.precision, data.device)
-        self.scaler = self.precision.loss_scaler()
+        super().__init__(data.config, data.world, data.interactions, data.tables)
 
     def step(self, users: np.ndarray):
         """Train on the batch of some users, from their numbers to the new weights."""

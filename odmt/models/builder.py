@@ -101,4 +101,4 @@ def initial_id_table(config: ModelConfig, num_items: int, widths: Mapping[str, i
         raise InputError(
             f"config key model.id_init: mean needs features of one width, these are {sizes}; take text, image or concat"
         )
-    return torch.stack(features).mean(0)
+    return sum(features) / len(features)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
 from odmt.models.packing import Packing
-from odmt.models.towers import head
+from odmt.models.towers import ItemTable, head
 from odmt.models.transformer import TransformerBlock, item_heads
 
 
@@ -36,7 +36,7 @@ class IdAwareMultimodalTransformer(nn.Module):
     ):
         super().__init__()
         self.id_visible = id_visible
-        self.id_table = None if id_initial is None else nn.Embedding.from_pretrained(id_initial.clone(), freeze=False)
+        self.id_table = None if id_initial is None else ItemTable(id_initial)
         if id_initial is not None:
             widths = {**widths, "id": id_initial.shape[1]}
         self.sources = [source for source in ("id", "text", "image") if source in widths]

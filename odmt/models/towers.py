@@ -16,13 +16,23 @@ def head(dim_in: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim_in, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
 
 
+class ItemTable(nn.Embedding):
+    """A vector an item; row 0 is the padding's. Where `sparse` is set, the gradient holds the rows of the batch alone.
+
+    Args:
+        initial: [N + 1, W], copied: training never changes the features it came from.
+    """
+
+    def __init__(self, initial: Tensor):
+        super().__init__(*initial.shape, _weight=initial.clone())
+
+
 class IdEmbedding(nn.Module):
     """A table of ID vectors of width D, used as they are."""
 
     def __init__(self, num_items: int, dim: int):
         super().__init__()
-        self.table = nn.Embedding(num_items + 1, dim)
-        nn.init.xavier_normal_(self.table.weight)
+        self.table = ItemTable(nn.init.xavier_normal_(torch.empty(num_items + 1, dim)))
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Item numbers [M] -> [M, D]."""
@@ -33,12 +43,12 @@ class ProjectedId(nn.Module):
     """A table of ID vectors as wide as the features, projected to D, then the head.
 
     Args:
-        initial: [N + 1, W], copied: training never changes the features it came from.
+        initial: [N + 1, W], what the table starts from.
     """
 
     def __init__(self, initial: Tensor, dim: int):
         super().__init__()
-        self.table = nn.Embedding.from_pretrained(initial.clone(), freeze=False)
+        self.table = ItemTable(initial)
         self.projection = nn.Linear(initial.shape[1], dim)
         self.head = head(dim, dim)
 

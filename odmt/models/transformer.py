@@ -87,4 +87,4 @@ class TransformerBlock(nn.Module):
 
     def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.attention_norm(rows + self.dropout(self.out(attended)))
-        return self.feed_forward_norm(rows + self.dropout(self.contract(F.relu(self.expand(rows)))))
+        return self.feed_forward_norm(rows + self.dropout(self.contract(F.relu(self.expand(rows), inplace=True))))

@@ -1,0 +1,51 @@
+"""AdamW for models with a large table of item vectors, of which a step sees a few rows."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class RowwiseAdamW(torch.optim.AdamW):
+    """Fused AdamW that takes sparse gradients [rows of the batch] of a table too; the numbers are those of dense ones.
+
+    It decays and moves every row at every step, as the official code does. But the rows that a step has not seen are zeros in a
+    buffer that stays, and are neither filled anew nor summed into the gradient norm, so that nothing else grows with the table.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__(parameters, lr, weight_decay=weight_decay, fused=True)
+        self._buffers: dict[nn.Parameter, Tensor] = {}  # by table, zero between steps
+
+    def clip_norm(self, max_norm: float) -> Tensor:
+        """Scale all gradients down to a norm of `max_norm` together, as `clip_grad_norm_` does; returns the norm before."""
+        gradients = []
+        for parameter in self._with_gradient():
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad.values())
+            else:
+                gradients.append(parameter.grad)
+        norm = nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def step(self):
+        """Update every parameter that has a gradient."""
+        written = []
+        for table in self._with_gradient():
+            if table.grad.is_sparse:
+                gradient = table.grad.coalesce()
+                rows = gradient.indices()[0]
+                if table not in self._buffers:
+                    self._buffers[table] = torch.zeros_like(table)
+                table.grad = self._buffers[table].index_copy_(0, rows, gradient.values())
+                written.append((table, gradient))
+        super().step()
+        for table, gradient in written:
+            table.grad = gradient
+            self._buffers[table].index_fill_(0, gradient.indices()[0], 0.0)
+
+    def _with_gradient(self) -> list[nn.Parameter]:
+        return [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
