@@ -73,6 +73,21 @@ def test_wrong_lengths_are_refused():
         decode_image(pickled(StreamImage(np.zeros((3, 8, 8), np.float32))))
 
 
+@pytest.mark.parametrize("attributes", [{"size": 5}, {"size": (5,)}, {"channels": None}, {"size": (0, 3), "image": b""}])
+def test_odd_attributes_are_refused(attributes):
+    stored = LMDB_Image(pixels(0), "B1")
+    vars(stored).update(attributes)
+    with pytest.raises(ValueError, match="not a pickled LMDB_Image"):
+        decode_image(pickled(stored))
+
+
+def test_flat_and_grey_images():
+    image = pixels(0, height=1)
+    assert np.array_equal(np.asarray(decode_image(pickled(LMDB_Image(image, "B1")))), image)
+    grey = pixels(0)[:, :, :1]
+    assert np.array_equal(np.asarray(decode_image(pickled(LMDB_Image(grey, "B1")))), np.repeat(grey, 3, axis=2))
+
+
 @pytest.mark.parametrize("subdir", [False, True])
 def test_keys_are_names_or_numbers(tmp_path, subdir):
     stored = {key: LMDB_Image(pixels(n), key.decode()) for n, key in enumerate([b"B000X", b"108775015", b"7"])}
@@ -89,6 +104,16 @@ def test_a_bad_value_is_named_with_its_key(tmp_path):
     images = LmdbImages(tmp_path / "x.lmdb", ["B1"])
     with pytest.raises(InputError, match=r"x.lmdb, key b'B1': not a pickled LMDB_Image"):
         images.place(["B1"], tmp_path / "images")
+
+
+@pytest.mark.parametrize("subdir", [False, True])
+def test_a_file_cut_off_is_refused(tmp_path, subdir):
+    path = tmp_path / "x.lmdb"
+    write_lmdb(path, {b"B1": pickled(LMDB_Image(pixels(0, 50, 50), "B1"))}, subdir)
+    file = path / "data.mdb" if subdir else path
+    file.write_bytes(file.read_bytes()[:-4096])
+    with pytest.raises(InputError, match=f"{file}: the last 4,096 bytes are missing"):
+        LmdbImages(path, ["B1"])
 
 
 def test_other_files_are_refused(tmp_path):

@@ -38,16 +38,20 @@ def decode_image(value: bytes) -> Image.Image:
     """
     try:
         stored = vars(_ImageUnpickler(io.BytesIO(value)).load())
-    except Exception as error:
+        return _image_of(**stored)
+    except Exception as error:  # the attributes are whatever the file says
         raise ValueError(f"not a pickled LMDB_Image: {error}") from error
-    pixels = stored.get("image")
-    if not isinstance(pixels, bytes):
-        raise ValueError("not a pickled LMDB_Image: it has no bytes `image`")
-    if "size" not in stored:
-        values = np.frombuffer(pixels, np.float32).reshape(STREAM_SHAPE)
+
+
+def _image_of(image: bytes, size: tuple[int, int] | None = None, channels: int = 3, **_) -> Image.Image:
+    if not isinstance(image, bytes) or not image:
+        raise ValueError("its image is not bytes, or empty")
+    if size is None:
+        values = np.frombuffer(image, np.float32).reshape(STREAM_SHAPE)
         return Image.fromarray(np.rint((values * 0.5 + 0.5) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
-    height, width = stored["size"]
-    return Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(height, width, stored["channels"]).squeeze()).convert("RGB")
+    height, width = size
+    pixels = np.frombuffer(image, np.uint8).reshape(height, width, channels)
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("RGB")
 
 
 class LmdbImages:
@@ -68,9 +72,17 @@ class LmdbImages:
             raise InputError(
                 f"{path}: not an LMDB file ({error}); expected *.lmdb of the official release or an image folder"
             ) from error
+        self._check_complete()
         with self._env.begin() as transaction:
             keys = {item: next((key for key in _keys(item) if transaction.get(key) is not None), None) for item in item_ids}
         self._keys = {item: key for item, key in keys.items() if key}
+
+    def _check_complete(self):
+        """Refuse a file whose end is missing: reading past it would kill the process without a word."""
+        file = self.path / "data.mdb" if self.path.is_dir() else self.path
+        missing = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"] - file.stat().st_size
+        if missing > 0:
+            raise InputError(f"{file}: the last {missing:,} bytes are missing, as after a broken download; download it again")
 
     @property
     def item_ids(self) -> list[str]:
