@@ -75,7 +75,7 @@ def test_the_first_url_that_gives_an_image_is_taken(fetch, tmp_path):
     assert failures(tmp_path) == {}
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [429, 500, 503, 522])
 def test_passing_trouble_is_waited_for(fetch, server, status):
     start = time.monotonic()
     assert fetch({"B1": f"status/{status}/2"}) == ["B1.jpg"]

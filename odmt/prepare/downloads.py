@@ -15,7 +15,7 @@ from yarl import URL
 MAX_REDIRECTS = 5
 PAUSE_S = 1.0  # before the first further try; it doubles every time
 MAX_PAUSE_S = 120.0  # the longest pause that a server can ask for
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers after which another try may succeed
+PASSING = frozenset({408, 425, 429, *range(500, 600)})  # answers after which another try may succeed
 CHUNK_BYTES = 1 << 16
 HEADERS = {"User-Agent": "odmt (research, fetches every image once)", "Accept": "image/*"}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
