@@ -250,6 +250,12 @@ def test_metadata_of_another_category(raw):
         prepare(raw)
 
 
+def test_no_user_with_enough_reviews(raw):
+    with pytest.raises(InputError, match=r"Arts.json.gz: no user has 12 reviews"):
+        prepare(raw, min_length=12)
+    assert not (raw / "arts").exists()
+
+
 def test_clean_html():
     text = "<script type='x'>var a = 1 < 2;</script>A <b>B</b> &amp;amp; C&nbsp;D <3 5 < 6 > 4 <!-- no --> &lt;i&gt;E<style>p{"
     assert clean_html(text) == "A B & C D <3 5 < 6 > 4 E"

@@ -1,3 +1,4 @@
+import gzip
 import os
 import subprocess
 import sys
@@ -103,6 +104,17 @@ def test_bad_lines_are_named_or_counted(raw, capsys):
     assert "events.csv: 4 bad lines left out, the first: line 3" in capsys.readouterr().out
 
 
+def test_gzipped_tables(raw):
+    for name in ("events.csv", "items.csv"):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+    plain = run(raw)
+    zipped = run(raw, interactions=raw / "events.csv.gz", items=raw / "items.csv.gz", overwrite=True)
+    assert (plain.item_ids, plain.texts, plain.items.tolist()) == (zipped.item_ids, zipped.texts, zipped.items.tolist())
+    (raw / "items.csv.gz").write_bytes((raw / "items.csv.gz").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"items.csv.gz, line \d: the gzip file is broken"):
+        run(raw, items=raw / "items.csv.gz", overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("file", "lines", "message"),
     [
@@ -121,6 +133,8 @@ def test_bad_lines_are_named_or_counted(raw, capsys):
         ("items.csv", ["item_id,title", "a,A", 'b,"B', 'B"', "a,A"], "line 5: item 'a' stands in line 2 already"),
         ("items.csv", ["item_id,title", "a,A", 'b,"B'], "line 3: unexpected end of data"),
         ("items.csv", [], "the file is empty"),
+        ("events.csv", ["<html>\rnot found"], "line 1: .*is it a CSV file"),
+        ("events.csv", ["user_id,item_id,timestamp", "u,a,1", "\r\x8b\r"], "line 3: "),
     ],
 )
 def test_bad_files_are_named(raw, file, lines, message):

@@ -107,6 +107,12 @@ def test_bad_lines_are_named(raw, bad):
         prepare(raw)
 
 
+def test_articles_of_another_file(raw):
+    write_transactions(raw, [(day, customer, article.lstrip("0")) for day, customer, article in purchases()])
+    with pytest.raises(InputError, match=r"transactions_train.csv: no customer has 5 purchases of the 11 articles"):
+        prepare(raw)
+
+
 def test_a_missing_column_is_named(raw):
     (raw / "articles.csv").write_text("article_id,prod_name\n0108775015,Top\n")
     with pytest.raises(

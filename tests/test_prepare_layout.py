@@ -1,4 +1,5 @@
 import os
+import resource
 
 import polars as pl
 import pytest
@@ -95,9 +96,26 @@ def test_a_folder_appears_only_when_complete(tmp_path):
 
 def test_a_failure_leaves_nothing_behind(tmp_path):
     out = tmp_path / "arts"
-    with pytest.raises(FileNotFoundError), new_folder(out) as folder:
+    with pytest.raises(InputError, match=r"arts: not prepared: .*No such file"), new_folder(out) as folder:
         (folder / "behaviours.tsv").rename(folder / "items.tsv")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_takes_no_more_is_named(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(InputError, match=r"arts: not prepared: .*File too large"), new_folder(tmp_path / "arts") as folder:
+            Dataset(histories(u="a b c"), items(a="A", b="B", c="C"), None, Cut(3, 15)).write(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"not prepared: .*Not a directory"), new_folder(tmp_path / "file" / "arts"):
+        pytest.fail("not reached")
 
 
 def test_a_dataset_is_replaced_only_when_told_and_only_by_a_complete_one(tmp_path):

@@ -1,3 +1,4 @@
+import gzip
 import os
 
 import numpy as np
@@ -49,17 +50,18 @@ def test_titles_as_the_official_reader_takes_them(raw):
     assert titles["3"] == 'He said "no", twice'
 
 
-@pytest.mark.parametrize("form", ["tsv", "csv"])
+@pytest.mark.parametrize("form", ["tsv", "csv", "tsv.gz", "csv.gz"])
 def test_both_forms_of_the_pairs_give_the_same(raw, form, capsys):
     sequences = {"10": "3 1 2 4 5 1", "7": "1 2 3 7 4 6", "8": "5 4 3 2 1"}
-    if form == "tsv":
+    if form.startswith("tsv"):
         lines = [f"{user}\t{items}" for user, items in sequences.items()]
     else:
         events = [(user, item, 1600000000000 + n) for user, items in sequences.items() for n, item in enumerate(items.split())]
         # Not in the order of time, users mixed.
         events.sort(key=lambda event: (event[2] % 2, -event[2]))
         lines = ["user,item,timestamp", *(",".join(map(str, event)) for event in events)]
-    (raw / f"pairs.{form}").write_text("\n".join(lines) + "\n")
+    content = "".join(f"{line}\n" for line in lines).encode()
+    (raw / f"pairs.{form}").write_bytes(gzip.compress(content) if form.endswith("gz") else content)
     microlens(raw / f"pairs.{form}", raw / "titles.csv", raw / "covers", raw / "stream")
     read = Interactions.load(raw / "stream")
     users = {

@@ -62,6 +62,8 @@ def amazon(
             histories = once
         active = histories.filter(pl.col("items").list.len() >= min_length)
         print(f"{len(active):,} of {len(histories):,} users have {min_length} reviews")
+        if active.is_empty():
+            raise InputError(f"{reviews}: no user has {min_length} reviews; is it the whole file, and --min-length right?")
         items, urls = _read_metadata(metadata, active["items"].explode().unique(), skip_bad_lines)
         dataset = Dataset(active, items, urls, Cut(min_length, last=sys.maxsize))
         write_unfinished(folder, dataset, urls, cut)

@@ -1,14 +1,13 @@
 """What users did, in time order: from tables of interactions and from files of a user a line."""
 
-import csv as csv_format
 import re
 from pathlib import Path
 
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.prepare.raw_lines import RawLines
-from odmt.prepare.raw_tables import delimiter, read_csv
+from odmt.prepare.raw_lines import RawLines, decoded_lines
+from odmt.prepare.raw_tables import first_rows, read_csv
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -45,7 +44,7 @@ def read_events(path: Path, user: str, item: str, timestamp: str, skip_bad_lines
     Returns:
         user, item, time.
     """
-    header, *first = csv_format.reader(RawLines(path).head(2), delimiter=delimiter(path))
+    header, *first = first_rows(path, 2)
     time = pl.col(timestamp).str.strip_chars()
     if first and DATE.match(dict(zip(header, first[0])).get(timestamp, "")):
         # Dates written alike are in time order when they are in the order of the alphabet.
@@ -72,7 +71,6 @@ def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
 
     table = pl.concat(RawLines(path, skip_bad_lines).tables(parse))
     if twice := table["user"].filter(table["user"].is_duplicated()).to_list():
-        with Path(path).open(encoding="utf-8") as file:
-            lines = [number for number, line in enumerate(file, 1) if line.partition("\t")[0] == twice[0]]
+        lines = [number for number, line in enumerate(decoded_lines(path), 1) if line.partition("\t")[0] == twice[0]]
         raise InputError(f"{path}, line {lines[1]}: user {twice[0]!r} stands in line {lines[0]} already; join the two lines")
     return table.with_columns(pl.col("items").str.extract_all(r"\S+"))

@@ -4,7 +4,9 @@ import random
 from pathlib import Path
 
 import polars as pl
+from jsonargparse.typing import PositiveInt
 
+from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time
 from odmt.prepare.item_tables import read_items
 from odmt.prepare.layout import HAS_TEXT, Cut, Dataset, new_folder
@@ -20,7 +22,7 @@ def hm(
     articles: Path,
     images: Path,
     out: Path = Path("data/hm"),
-    users: int = 50_000,
+    users: PositiveInt = 50_000,
     seed: int = 1,
     min_length: int = 5,
     last: int = 15,
@@ -69,6 +71,11 @@ def _draw(path: Path, items: pl.DataFrame, min_length: int, users: int, seed: in
     counts = pl.concat(hashes).group_by("user", maintain_order=True).len()
     active = counts.filter(pl.col("len") >= min_length)["user"]
     print(f"{len(active):,} of {len(counts):,} customers have {min_length} purchases of items with text and image")
+    if active.is_empty():
+        raise InputError(
+            f"{path}: no customer has {min_length} purchases of the {len(items):,} articles with text and image; are --articles "
+            "and --images those of this file, and --min-length right?"
+        )
     chosen = random.Random(seed).sample(range(len(active)), min(users, len(active)))
     return active.gather(chosen).to_frame()
 

@@ -60,15 +60,25 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     partial, replaced = (out.with_name(out.name + ending) for ending in (".partial", ".replaced"))
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        if old:
-            out.rename(replaced)
-        partial.rename(out)
+        with writing(out):
+            partial.mkdir(parents=True)
+            yield partial
+            if old:
+                out.rename(replaced)
+            partial.rename(out)
     finally:
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say which dataset could not be written when the disk, or a raw file, cannot be worked with."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: not prepared: {error}; see to it and start the same command again") from error
 
 
 def tidy(text: str) -> str:

@@ -43,7 +43,7 @@ def microlens(
     with new_folder(out, overwrite) as folder:
         pictures = find_pictures(covers)
         items = read_titles(titles)
-        if Path(pairs).suffix == ".csv":
+        if ".csv" in Path(pairs).suffixes:
             histories = histories_by_time(read_events(pairs, "user", "item", "timestamp", skip_bad_lines))
         else:
             histories = read_histories(pairs, skip_bad_lines)

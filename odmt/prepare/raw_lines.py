@@ -1,11 +1,13 @@
 """Raw tables of any size, plain or gzipped, read in blocks of whole lines; a line that cannot be read is named."""
 
 import codecs
+import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -37,7 +39,7 @@ class RawLines:
     def head(self, num_lines: int = 1) -> list[str]:
         """The first lines, or fewer of a shorter file, without their ends and without a byte order mark."""
         try:
-            with self._open() as file:
+            with _open(self.path) as file:
                 lines = [line for _ in range(num_lines) if (line := file.readline())]
         except BROKEN_GZIP as error:
             raise InputError(f"{self.path}, line 1: the gzip file is broken ({error}); download it again") from error
@@ -82,7 +84,7 @@ class RawLines:
             problem = _incomplete(table, optional) or (f"{len(table)} rows, expected one" if len(table) != num_lines else None)
         except pl.exceptions.SchemaError:
             problem = "another number of columns than expected"
-        except (pl.exceptions.PolarsError, InputError) as error:
+        except (pl.exceptions.PolarsError, csv.Error, InputError) as error:
             problem = str(error).splitlines()[0]
         if not problem:
             yield table
@@ -104,14 +106,9 @@ class RawLines:
                 f"{len(self.bad_lines)} or more leave such lines out"
             )
 
-    def _open(self):
-        with self.path.open("rb") as file:
-            gzipped = file.read(2) == b"\x1f\x8b"
-        return gzip.open(self.path) if gzipped else self.path.open("rb")
-
     def _blocks(self, header: bool) -> Iterator[bytes]:
         with (
-            self._open() as file,
+            _open(self.path) as file,
             tqdm(total=self.path.stat().st_size, unit="B", unit_scale=True, desc=self.path.name, delay=2) as bar,
         ):
             compressed = getattr(file, "fileobj", file)
@@ -138,13 +135,22 @@ class RawLines:
 
 
 def decoded_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a small UTF-8 file, with their ends."""
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
+    """Yield the lines of a small UTF-8 file, gzipped or not, with their ends."""
+    number = 0
+    try:
+        with _open(Path(path)) as file:
+            for number, line in enumerate(file, 1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
+    except BROKEN_GZIP as error:
+        raise InputError(f"{path}, line {number + 1}: the gzip file is broken ({error}); download it again") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if gzipped else path.open("rb")
 
 
 def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:

@@ -15,6 +15,14 @@ def delimiter(path: Path) -> str:
     return "\t" if ".tsv" in Path(path).suffixes else ","
 
 
+def first_rows(path: Path, num_rows: int = 1) -> list[list[str]]:
+    """The values in the first lines of a CSV file."""
+    try:
+        return list(csv.reader(RawLines(path).head(num_rows), delimiter=delimiter(path)))
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: {error}; is it a CSV file?") from error
+
+
 def read_csv(
     path: Path, columns: Sequence[pl.Expr], names: Sequence[str] | None = None, skip_bad_lines: int = 0
 ) -> Iterator[pl.DataFrame]:
@@ -30,7 +38,7 @@ def read_csv(
     separator = delimiter(path)
     header = names is None
     if header:
-        names = next(csv.reader(lines.head(), delimiter=separator))
+        (names,) = first_rows(path)
     needed = list(dict.fromkeys(name for column in columns for name in column.meta.root_names()))
     for name in needed:
         if name not in names:

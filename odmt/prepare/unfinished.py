@@ -8,7 +8,7 @@ from pathlib import Path
 from odmt.errors import InputError
 from odmt.prepare.histories import read_histories
 from odmt.prepare.item_tables import read_tab_items
-from odmt.prepare.layout import Cut, Dataset
+from odmt.prepare.layout import Cut, Dataset, writing
 from odmt.prepare.pictures import find_pictures
 
 
@@ -44,5 +44,6 @@ def finish(dataset: Path):
     pictures = find_pictures(folder / "images")
     cut = Cut(**json.loads((rest / "cut.json").read_text()))
     finished = Dataset(read_histories(rest / "behaviours.tsv"), read_tab_items(rest / "items.tsv"), pictures, cut)
-    finished.write(folder)
+    with writing(folder):
+        finished.write(folder)
     finished.report(folder.name)
