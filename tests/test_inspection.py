@@ -76,6 +76,18 @@ def test_text_alone_and_broken_images_are_drawn(dataset, tmp_path):
     assert (tmp_path / "broken.png").stat().st_size > (tmp_path / "text.png").stat().st_size > 0
 
 
+def test_a_sheet_that_cannot_be_written(dataset, tmp_path):
+    for missing in (tmp_path / "nowhere", tmp_path / "items.tsv"):
+        with pytest.raises(InputError, match=r"x.png: cannot be written .*--out"):
+            inspect_features(dataset, missing / "x.png")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"folder: cannot be written"):
+        inspect_features(dataset, tmp_path / "folder")
+    assert not (tmp_path / "folder.partial").exists()
+    inspect_features(dataset, tmp_path / "no_suffix")
+    assert Image.open(tmp_path / "no_suffix").format == "PNG"
+
+
 def test_without_features(dataset, tmp_path):
     (dataset / "features").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"no features; make them with.*extract_features"):

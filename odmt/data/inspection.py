@@ -4,11 +4,14 @@ Legend: N items, Q items that are shown, K neighbours of each, W feature width.
 """
 
 import dataclasses
+import os
 import textwrap
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,7 +31,9 @@ CELL = 1.5  # inches
 THUMBNAIL = 200  # pixels
 
 
-def inspect_features(dataset: Path, out: Path | None = None, num_items: int = 8, num_neighbours: int = 4, seed: int = 0):
+def inspect_features(
+    dataset: Path, out: Path | None = None, num_items: PositiveInt = 8, num_neighbours: PositiveInt = 4, seed: int = 0
+):
     """Print what the feature stores of a dataset hold and draw a contact sheet to look at.
 
     The sheet shows some items with their texts and, beside each, the items whose image and text features are nearest to its own:
@@ -42,7 +47,7 @@ def inspect_features(dataset: Path, out: Path | None = None, num_items: int = 8,
         seed: chooses the items that are shown.
 
     Raises:
-        InputError: a dataset without features, or whose items have none.
+        InputError: a dataset without features, or whose items have none; a file that cannot be written.
     """
     dataset = Path(dataset)
     item_ids, texts = read_items(dataset / "items.tsv")
@@ -63,7 +68,7 @@ def inspect_features(dataset: Path, out: Path | None = None, num_items: int = 8,
     cells = [Cell(item_id, text, images.get(item_id)) for item_id, text in zip(item_ids, texts)]
     out = Path(out or dataset / "contact_sheet.png")
     with warnings.catch_warnings(record=True, action="always") as caught:
-        contact_sheet(cells, shown, neighbours).savefig(out, dpi=100)
+        _save(contact_sheet(cells, shown, neighbours), out)
     print(f"contact sheet: {out}")
     if any("Glyph" in str(warning.message) for warning in caught):
         print("It has characters that no installed font can draw; for Chinese install Noto Sans CJK.")
@@ -138,6 +143,17 @@ def contact_sheet(cells: list[Cell], shown: np.ndarray, neighbours: dict[str, np
         for axis, (heading, index) in zip(axes[row], columns):
             _draw(axis, cells[index], heading if row == 0 else "", fonts)
     return figure
+
+
+def _save(figure: Figure, path: Path):
+    partial = path.with_name(path.name + ".partial")
+    try:
+        figure.savefig(partial, format="png", dpi=100)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{path}: cannot be written ({error}); name another file with --out") from error
 
 
 def _draw(axis: Axes, cell: Cell, heading: str, fonts: list[str]):
