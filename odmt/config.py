@@ -139,6 +139,13 @@ class ModelConfig:
         part = "tokens" if self.item_encoder in ("imt", "transformer") else "cls"
         return {source: part for source in self.sources if source != "id"}
 
+    @property
+    def noisy_items(self) -> bool:
+        """Whether an item's vector is another one every time that it is encoded in training."""
+        if not self.needs:
+            return False
+        return self.item_encoder == "moe" or (self.item_encoder != "dnn" and self.dropout > 0)
+
 
 @dataclass
 class DistillationConfig:

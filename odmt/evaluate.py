@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from odmt.data.batches import eval_inputs, to_device
-from odmt.data.features import FeatureTable, gather_items
+from odmt.data.batches import Items, eval_inputs, to_device
+from odmt.data.features import FeatureTable, count_tokens, gather_features
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, gather_shares, share
 from odmt.metrics import OUT_OF_REACH
@@ -35,17 +35,22 @@ def encode_catalogue(
     """
     model.eval()
     mine = share(num_items, world)
+    # Items of a length together, so that blocks of them need little padding.
+    order = np.argsort(count_tokens(tables, num_items)[mine.start + 1 : mine.stop + 1], kind="stable")
     blocks: dict[str, list[Tensor]] = {}
-    for begin in tqdm(range(mine.start, mine.stop, ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
-        numbers = torch.arange(begin, min(begin + ITEM_BLOCK, mine.stop)) + 1
-        items = to_device(gather_items(tables, numbers), world.device, precision.dtype)
+    for begin in tqdm(range(0, len(order), ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
+        numbers = torch.from_numpy(order[begin : begin + ITEM_BLOCK]) + mine.start + 1
+        items = to_device(Items(numbers, gather_features(tables, numbers)), world.device, precision.dtype)
         with precision.autocast():
             vectors = model.encode_items(items)
         for source, vector in vectors.items():
             blocks.setdefault(source, []).append(vector.float())
     catalogue = {}
     for source, parts in blocks.items():
-        vectors = gather_shares(torch.cat(parts), num_items, world)
+        sorted_vectors = torch.cat(parts)
+        share_vectors = torch.empty_like(sorted_vectors)
+        share_vectors[torch.from_numpy(order).to(world.device)] = sorted_vectors
+        vectors = gather_shares(share_vectors, num_items, world)
         catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
     return catalogue
 

@@ -1,8 +1,8 @@
 """The debiased in-batch loss (Eq. 5-6) and online distillation (Eq. 7-10), as pure functions.
 
-The candidates of the paper are all item positions of the batch. Positions with the same item have the same score, so they are
-kept as M distinct items with the number of copies c of each that a row may see: sum_j exp(z_j) over positions is
-sum_m exp(z_m + log c_m) over items. Legend: P predicted positions, M distinct items, B users, D width.
+The candidates of the paper are all item positions of the batch. Positions with the same vector have the same score, so they are
+kept as V vectors with the number of positions c that each stands for: sum_j exp(z_j) over positions is sum_v exp(z_v + log c_v)
+over vectors. Legend: P predicted positions, V vectors of the batch's items, B users, D width.
 """
 
 import math
@@ -13,39 +13,40 @@ from torch import Tensor
 from odmt.config import DistillationConfig
 from odmt.data.batches import Batch
 
+CPU_SCORES = 1 << 17  # that a CPU computes at a time, of every source
 
-def in_batch_logits(states: Tensor, items: Tensor, log_popularity: Tensor) -> Tensor:
-    """Score every position against every distinct item of the batch: s_ij = <h_i, d_j> - log pop(j) (Eq. 6).
+
+def in_batch_logits(states: Tensor, vectors: Tensor, log_popularity: Tensor) -> Tensor:
+    """Score every position against every vector of the batch: s_ij = <h_i, d_j> - log pop(j) (Eq. 6).
 
     In float32 at least, whatever the encoders compute in: half precision would round scores of 20 to sixteenths.
 
     Args:
         states: [P, D].
-        items: [M, D].
-        log_popularity: [M].
+        vectors: [V, D].
+        log_popularity: [V].
 
     Returns:
-        [P, M].
+        [P, V].
     """
     dtype = torch.promote_types(states.dtype, torch.float32)
-    return states.to(dtype) @ items.to(dtype).T - log_popularity
+    return states.to(dtype) @ vectors.to(dtype).T - log_popularity
 
 
-def log_candidates(copies: Tensor, users: Tensor, targets: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Count, for every row, the candidate positions of each item.
+def log_candidates(log_counts: Tensor, users: Tensor, targets: Tensor) -> Tensor:
+    """Count, for every row, the candidate positions of each vector.
 
     A row sees all positions of the batch but those of its own user's items, and of these its own target position.
 
     Args:
-        copies: int64 [B, M], how often each item stands in each user's training part.
+        log_counts: [B, V], log of the positions that each vector stands for, -inf at the user's own items.
         users: int64 [P], user of each row.
         targets: int64 [P].
 
     Returns:
-        log c [P, M]; -inf where there is no candidate, 0 at the target.
+        log c [P, V]; -inf where there is no candidate, 0 at the target.
     """
-    candidates = copies.sum(0).where(copies == 0, 0)  # [B, M]
-    return candidates.to(dtype).log()[users].scatter(1, targets[:, None], 0.0)
+    return log_counts.index_select(0, users).scatter_(1, targets[:, None], 0.0)
 
 
 def debiased_cross_entropy(logits: Tensor, log_copies: Tensor, targets: Tensor) -> Tensor:
@@ -62,10 +63,10 @@ def distillation_loss(
     to the teacher's entropy, whose gradient matters because it flows into the teacher too.
 
     Args:
-        student: logits [P, M] without the counts; c copies add log c after the division by T, and c equal terms of the sum
+        student: logits [P, V] without the counts; c copies add log c after the division by T, and c equal terms of the sum
             over candidates are one term with c times the probability.
         teacher: logits [P, M], likewise.
-        log_copies: [P, M].
+        log_copies: [P, V].
         temperature: T.
         divergence: `cross_entropy` or `kl`.
     """
@@ -106,6 +107,47 @@ def ramp_up(epoch: int, ramp_up_epochs: int) -> float:
     return math.exp(-5 * (1 - min(epoch, ramp_up_epochs) / ramp_up_epochs) ** 2)
 
 
+class _Blockwise(torch.autograd.Function):
+    """The mean over all rows of losses, and its gradient, a block of rows after the other.
+
+    The gradient of a block is taken as soon as its losses are there, so that nothing of the size [P, V] is kept.
+
+    Args:
+        losses_of: (rows, their states, vectors) -> losses by name, means over these rows.
+        num_rows: rows of a block.
+        tensors: states [P, D] of every source, then vectors [V, D] of every source.
+
+    Returns:
+        (the sum of the losses, the losses by name without gradient).
+    """
+
+    @staticmethod
+    def forward(ctx, losses_of, num_rows, *tensors):
+        half = len(tensors) // 2
+        states, vectors = tensors[:half], [tensor.detach().requires_grad_() for tensor in tensors[half:]]
+        totals, state_gradients, vector_gradients = {}, [], []
+        for begin in range(0, len(states[0]), num_rows):
+            rows = slice(begin, begin + num_rows)
+            leaves = [state[rows].detach().requires_grad_() for state in states]
+            share = len(leaves[0]) / len(states[0])
+            with torch.enable_grad():
+                losses = {name: share * loss for name, loss in losses_of(rows, leaves, vectors).items()}
+                gradients = torch.autograd.grad(sum(losses.values()), [*leaves, *vectors])
+            state_gradients.append(gradients[:half])
+            if vector_gradients:
+                torch._foreach_add_(vector_gradients, gradients[half:])
+            else:
+                vector_gradients = list(gradients[half:])
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0) + loss.detach()
+        ctx.gradients = [torch.cat(parts) for parts in zip(*state_gradients)] + vector_gradients
+        return sum(totals.values()), totals
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        return None, None, *(grad * gradient for gradient in ctx.gradients)
+
+
 class Objective:
     """The losses of a training step, by name.
 
@@ -125,24 +167,37 @@ class Objective:
 
         Args:
             states: [P, D] by source.
-            vectors: [M, D] by source.
+            vectors: [V, D] by source.
             batch: who is predicted from what.
             epoch: from 1.
 
         Returns:
-            `loss`, the sum of the others: `ce_SOURCE` and, where the sources teach one another, `distillation` (with its weight).
+            `loss`, the sum of the others and alone differentiable: `ce_SOURCE` and, where the sources teach one another,
+            `distillation` (with its weight).
         """
-        log_popularity = self.log_popularity[batch.items.numbers]
-        logits = {source: in_batch_logits(states[source], vectors[source], log_popularity) for source in states}
-        if self.late:
-            logits = {"fused": fuse(logits)}
-        dtype = next(iter(logits.values())).dtype
+        log_popularity = self.log_popularity[batch.items.repeat(batch.items.numbers)]
+        dtype = torch.promote_types(next(iter(states.values())).dtype, torch.float32)
+        log_counts = batch.candidates.to(dtype).log()
         users = torch.repeat_interleave(batch.inputs.lengths, output_size=len(batch.targets))
-        log_copies = log_candidates(batch.copies, users, batch.targets, dtype)
-        losses = {f"ce_{source}": debiased_cross_entropy(z, log_copies, batch.targets) for source, z in logits.items()}
-        if self.distillation is not None:
-            losses["distillation"] = self._weight(epoch) * self._distill(logits, log_copies)
-        return {"loss": sum(losses.values()), **losses}
+
+        def losses_of(rows: slice, states: list[Tensor], vectors: list[Tensor]) -> dict[str, Tensor]:
+            logits = {
+                source: in_batch_logits(state, vector, log_popularity) for source, state, vector in zip(sources, states, vectors)
+            }
+            if self.late:
+                logits = {"fused": fuse(logits)}
+            targets = batch.targets[rows]
+            log_copies = log_candidates(log_counts, users[rows], targets)
+            losses = {f"ce_{source}": debiased_cross_entropy(z, log_copies, targets) for source, z in logits.items()}
+            if self.distillation is not None:
+                losses["distillation"] = self._weight(epoch) * self._distill(logits, log_copies)
+            return losses
+
+        sources = list(states)
+        # The scores of a CPU's block stay in its cache.
+        rows = len(users) if users.device.type == "cuda" else max(1, CPU_SCORES // len(log_popularity))
+        loss, parts = _Blockwise.apply(losses_of, rows, *states.values(), *vectors.values())
+        return {"loss": loss, **parts}
 
     def _weight(self, epoch: int) -> float:
         constant = self.distillation.constant_weight

@@ -23,7 +23,7 @@ from odmt.checkpoint import load_tensors, load_training, save_tensors, save_trai
 from odmt.cli import report_mistakes
 from odmt.config import Config, config_parser, load_config
 from odmt.data.batches import Batch, epoch_users, to_device, train_batch
-from odmt.data.features import FeatureTable, gather_items, left_out_items, load_features
+from odmt.data.features import FeatureTable, count_tokens, gather_features, left_out_items, load_features
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, barrier, mean_over_processes, open_world
 from odmt.evaluate import encode_catalogue, rank_targets
@@ -73,6 +73,7 @@ class Trainer:
     def __init__(self, config: Config, world: World, interactions: Interactions, tables: Mapping[str, FeatureTable]):
         self.config, self.world = config, world
         self.interactions, self.tables = interactions, tables
+        self.token_counts = count_tokens(tables, interactions.num_items)
         train = config.train
         self.folder = RunFolder(config)
         torch.manual_seed(train.seed)
@@ -168,8 +169,8 @@ class Trainer:
         """Build batches with their features one step ahead, in a thread."""
 
         def build(block: np.ndarray) -> Batch:
-            batch = train_batch(self.interactions, block)
-            batch.items = gather_items(self.tables, batch.items.numbers)
+            batch = train_batch(self.interactions, block, not self.config.model.noisy_items, self.token_counts)
+            batch.items.features = gather_features(self.tables, batch.items.numbers)
             return to_device(batch, self.world.device, self.precision.dtype)
 
         device = self.world.device

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from odmt.config import DistillationConfig
 from odmt.data.batches import Batch, Tokens, train_batch
-from odmt.data.features import gather_items
+from odmt.data.features import gather_features
 from odmt.data.interactions import Interactions
 from odmt.losses import Objective
 from odmt.models.imt import IdAwareMultimodalTransformer
@@ -29,6 +29,7 @@ class GoldenTable:
 
     def __init__(self, features: Tensor, mask: Tensor):
         self.features, self.mask, self.width = features, mask.bool(), features.shape[-1]
+        self.lengths = self.mask[1:].sum(1).numpy()
 
     def gather(self, numbers: Tensor) -> Tokens:
         mask = self.mask[numbers]
@@ -104,5 +105,5 @@ class Golden:
         held_out = [1, 1]
         interactions = self.interactions_of([row + held_out for row in rows], self.meta["n_items"], self.args["max_seq_len"])
         batch = train_batch(interactions, np.arange(len(rows)))
-        batch.items = gather_items(self.tables, batch.items.numbers)
+        batch.items.features = gather_features(self.tables, batch.items.numbers)
         return batch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from odmt.config import Config, DistillationConfig, config_parser, flatten, load_config, save_config, valid_keys
+from odmt.config import Config, DistillationConfig, ModelConfig, config_parser, flatten, load_config, save_config, valid_keys
 from odmt.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -197,3 +197,19 @@ def test_flatten_has_every_field():
         for field in dataclasses.fields(Config)
     )
     assert len(valid_keys()) == leaves == len(set(valid_keys()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "noisy"),
+    [
+        ({}, True),
+        ({"dropout": 0.0}, False),
+        ({"item_encoder": "transformer"}, True),
+        ({"item_encoder": "dnn"}, False),
+        ({"item_encoder": "moe", "dropout": 0.0}, True),  # its gate is noisy
+        ({"item_encoder": "moe", "sources": ["id"]}, False),
+    ],
+)
+def test_noisy_items(settings, noisy):
+    """Repeats of an item may share a vector only where encoding them again would give the same one."""
+    assert ModelConfig(**settings).noisy_items == noisy

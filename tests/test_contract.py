@@ -12,8 +12,8 @@ from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors, save_tensors
 from odmt.config import Config, load_config
-from odmt.data.batches import Items, Sequences
-from odmt.data.features import gather_items
+from odmt.data.batches import Items, Sequences, to_device
+from odmt.data.features import gather_features
 from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue
@@ -138,15 +138,13 @@ def test_ignores_padding(row, data):
     # Item 3 has 2 tokens, item 2 has 4: the shorter is padded beside the longer.
     with torch.no_grad():
         one, both = (
-            trainer.model.encode_items(Items(items.numbers, {m: to_float(tokens) for m, tokens in items.features.items()}))
-            for items in (gather_items(trainer.tables, torch.tensor(numbers)) for numbers in ([3], [2, 3]))
+            trainer.model.encode_items(
+                to_device(Items(numbers, gather_features(trainer.tables, numbers)), torch.device("cpu"), torch.float32)
+            )
+            for numbers in (torch.tensor([3]), torch.tensor([2, 3]))
         )
     for source, vectors in one.items():
         torch.testing.assert_close(both[source][1], vectors[0])
-
-
-def to_float(tokens):
-    return type(tokens)(tokens.values.float(), tokens.lengths, tokens.longest)
 
 
 @EVERY_MODEL

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import odmt.losses as losses_module
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
 from odmt.bench.trainers import padded_tokens
 from odmt.config import DistillationConfig, ModelConfig
+from odmt.data import batches
 from odmt.data.batches import to_device, train_batch
-from odmt.data.features import gather_items
+from odmt.data.features import count_tokens, gather_features
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.losses import Objective, ramp_up
@@ -66,11 +68,11 @@ def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
     return float((got - expected).detach().norm() / max(expected.detach().norm(), floor))
 
 
-def compare_step(fast, oracle, tables, interactions, temperature: float):
+def compare_step(fast, oracle, tables, interactions, temperature: float, share_repeats: bool = False):
     users = np.arange(interactions.num_users)
     log_popularity = torch.from_numpy(interactions.popularity()).log()
-    batch = train_batch(interactions, users)
-    batch.items = gather_items(tables, batch.items.numbers)
+    batch = train_batch(interactions, users, share_repeats, count_tokens(tables, NUM_ITEMS))
+    batch.items.features = gather_features(tables, batch.items.numbers)
     batch = to_device(batch, CPU, torch.float64)
     objective = Objective(log_popularity, False, DistillationConfig(temperature=temperature))
     got = objective(*fast(batch), batch, EPOCH)
@@ -97,7 +99,11 @@ def compare_step(fast, oracle, tables, interactions, temperature: float):
 
 @pytest.mark.parametrize("users", USERS)
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-def test_a_training_step_is_exact(users, ties, interactions_of):
+@pytest.mark.parametrize("share_repeats", [False, True], ids=["a vector an occurrence", "a vector an item"])
+def test_a_training_step_is_exact(users, ties, share_repeats, interactions_of, monkeypatch):
+    """With items and scores cut into several blocks."""
+    monkeypatch.setattr(batches, "CPU_BLOCK", 5)
+    monkeypatch.setattr(losses_module, "CPU_SCORES", 40)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     tables = tables_of(ties, rng)
@@ -108,7 +114,8 @@ def test_a_training_step_is_exact(users, ties, interactions_of):
         with torch.no_grad():
             for table in (fast.item_encoder.id_table, oracle.id_encoder):
                 table.weight[half + 1 :] = table.weight[1 : half + 1]
-    compare_step(fast, oracle, tables, interactions_of(windows_of(USERS[users], rng), NUM_ITEMS, MAX_SEQ_LEN), 0.3)
+    interactions = interactions_of(windows_of(USERS[users], rng), NUM_ITEMS, MAX_SEQ_LEN)
+    compare_step(fast, oracle, tables, interactions, 0.3, share_repeats)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from odmt.data.batches import Items, Tokens
+from odmt.data.batches import Copies, Items, Tokens
 from odmt.models.imt import IdAwareMultimodalTransformer
 from odmt.models.packing import Packing
+from odmt.models.towers import TransformerTower
 from odmt.models.transformer import TransformerBlock
 
 NUM_ITEMS, DIM, WIDTHS = 6, 8, {"text": 5, "image": 7}
@@ -144,7 +145,8 @@ def test_read_is_forward_at_the_read_columns(num_heads):
         return torch.autograd.grad((out * weights).sum(), [rows, *block.parameters()])
 
     everywhere = packing.pad(block(rows, packing, allowed))[:, columns]
-    read = block.read(packing.pad(rows), columns, allowed[:, :, columns])
+    grid = packing.pad(rows)
+    read = block.read(grid[:, columns], grid, allowed[:, :, columns])
     torch.testing.assert_close(read, everywhere, rtol=1e-10, atol=1e-12)
     for gradient, expected in zip(gradients(read), gradients(everywhere)):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
@@ -178,3 +180,36 @@ def test_dropout_in_training_only():
     assert torch.equal(imt(ITEMS)["id"], imt(ITEMS)["id"])
     imt.train()
     assert not torch.equal(imt(ITEMS)["id"], imt(ITEMS)["id"])
+
+
+def test_every_copy_has_dropout_masks_of_its_own():
+    """Equal in evaluation; in training the two vectors of item 2 differ by no less than those of two runs."""
+    imt = make_imt()
+    items = Items(ITEMS.numbers, ITEMS.features, Copies(torch.tensor([1, 2, 1, 3]), 7, 3))
+    for vectors, one in zip(imt(items).values(), imt(ITEMS).values()):
+        torch.testing.assert_close(vectors, one[[0, 1, 1, 2, 3, 3, 3]])
+    imt.train()
+    for source, vectors in imt(items).items():
+        between_copies, between_runs = (vectors[1] - vectors[2]).norm(), (vectors[1] - imt(items)[source][1]).norm()
+        assert between_copies > 0.2 * between_runs > 0
+
+
+@pytest.mark.parametrize("source", ["text", "image"])
+def test_every_copy_of_a_tower_too(source):
+    torch.manual_seed(0)
+    tower = TransformerTower(WIDTHS[source], DIM, 2, dropout=0.1).double().eval()
+    items = Items(ITEMS.numbers, ITEMS.features, Copies(torch.tensor([1, 2, 1, 3]), 7, 3))
+    torch.testing.assert_close(tower(items, source), tower(ITEMS, source)[[0, 1, 1, 2, 3, 3, 3]])
+    vectors = tower.train()(items, source)
+    assert not torch.allclose(vectors[1], vectors[2])
+
+
+def test_attention_with_dropout_is_that_without_but_for_the_dropout():
+    """A CPU takes another way where there is dropout; so small a probability drops nothing."""
+    torch.manual_seed(2)
+    block = TransformerBlock(DIM, 2, dropout=1e-7).double()
+    packing = Packing.right_padded(torch.tensor([4, 2, 5]), 11, 5)
+    allowed = packing.valid()[:, None, None, :] & torch.ones(5, 5, dtype=torch.bool).tril()
+    rows = torch.randn(11, DIM, dtype=torch.float64)
+    expected = block.eval()(rows, packing, allowed)
+    torch.testing.assert_close(block.train()(rows, packing, allowed), expected)

@@ -164,14 +164,14 @@ def test_candidates_by_hand(interactions_of):
     # User 0 predicts 2: itself, 3, 4, 4; the third user's 1 is also his own. User 1 predicts 4 twice: itself, 1, 2, 1.
     assert losses["loss"].item() == pytest.approx((math.log(4) + 2 * math.log(4)) / 3)
     users = torch.repeat_interleave(batch.inputs.lengths)
-    copies = log_candidates(batch.copies, users, batch.targets).exp()
+    copies = log_candidates(batch.candidates.float().log(), users, batch.targets).exp()
     assert copies.tolist() == [[0, 1, 1, 2], [2, 1, 0, 1], [2, 1, 0, 1]]
 
 
 def test_a_target_without_competitors_has_no_loss_and_finite_gradients():
     """Two users of the same items: nothing but the target is a candidate."""
     logits = torch.randn(1, 2, requires_grad=True)
-    log_copies = log_candidates(torch.tensor([[1, 1], [1, 1]]), torch.tensor([0]), torch.tensor([1]))
+    log_copies = log_candidates(torch.zeros(2, 2).log(), torch.tensor([0]), torch.tensor([1]))
     loss = debiased_cross_entropy(logits, log_copies, torch.tensor([1]))
     loss.backward()
     assert loss.item() == 0

@@ -70,7 +70,7 @@ def test_logits(golden):
     numbers = batch.items.numbers
     users = torch.repeat_interleave(batch.inputs.lengths)
     log_popularity = golden.arrays["item_popularity"].float().log()[numbers]
-    log_copies = log_candidates(batch.copies, users, batch.targets)
+    log_copies = log_candidates(batch.candidates.float().log(), users, batch.targets)
     columns = torch.searchsorted(numbers, item_ids.flatten()).clamp(max=len(numbers) - 1)  # distinct item of a position
     with torch.no_grad():
         states, vectors = model(batch)

@@ -1,6 +1,6 @@
 """What one training step sees: the distinct items of some users' sequences and who is predicted from what.
 
-Legend: B users, P predicted positions, M distinct items, T feature tokens, W feature width.
+Legend: B users, P predicted positions, M distinct items, V vectors of these, T feature tokens, W feature width.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from odmt.data.interactions import Interactions
+
+
+CPU_BLOCK = 128  # items that are encoded at a time on a CPU: what a layer makes of them stays near its cache
 
 
 @dataclass
@@ -27,6 +30,36 @@ class Tokens:
     lengths: Tensor
     longest: int
 
+    @property
+    def firsts(self) -> Tensor:
+        """Where each item's tokens start, int64 [M]."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def split(self, size: int) -> list["Tokens"]:
+        """The tokens of `size` items each; for tokens on a CPU, since the lengths are looked at."""
+        lengths = self.lengths.split(size)
+        values = self.values.split([int(part.sum()) for part in lengths])
+        return [Tokens(value, part, int(part.max())) for value, part in zip(values, lengths)]
+
+
+@dataclass
+class Copies:
+    """How many vectors each of M items gets, V in all, those of an item one after the other.
+
+    Attributes:
+        counts: int64 [M].
+        total: V.
+        most: the largest count.
+    """
+
+    counts: Tensor
+    total: int
+    most: int
+
+    def split(self, size: int) -> list["Copies"]:
+        """The copies of `size` items each; for counts on a CPU."""
+        return [Copies(part, int(part.sum()), int(part.max())) for part in self.counts.split(size)]
+
 
 @dataclass
 class Items:
@@ -35,10 +68,29 @@ class Items:
     Attributes:
         numbers: int64 [M], from 1.
         features: tokens by modality; empty where IDs are all that is needed.
+        copies: how many vectors of each are wanted; None: one.
     """
 
     numbers: Tensor
     features: dict[str, Tokens]
+    copies: Copies | None = None
+
+    def repeat(self, rows: Tensor) -> Tensor:
+        """A row an item [M, ...] -> a row a vector [V, ...]."""
+        if self.copies is None:
+            return rows
+        return rows.repeat_interleave(self.copies.counts, 0, output_size=self.copies.total)
+
+    def blocks(self) -> Iterator["Items"]:
+        """Cut into what is to be encoded at a time; a GPU takes everything."""
+        if self.numbers.device.type != "cpu" or len(self.numbers) <= CPU_BLOCK:
+            yield self
+            return
+        numbers = self.numbers.split(CPU_BLOCK)
+        features = {source: tokens.split(CPU_BLOCK) for source, tokens in self.features.items()}
+        copies = [None] * len(numbers) if self.copies is None else self.copies.split(CPU_BLOCK)
+        for block, part in enumerate(numbers):
+            yield Items(part, {source: tokens[block] for source, tokens in features.items()}, copies[block])
 
 
 @dataclass
@@ -46,7 +98,7 @@ class Sequences:
     """B users' inputs, packed one after the other.
 
     Attributes:
-        rows: int64 [P], indices into the M items.
+        rows: int64 [P], indices into the V vectors.
         lengths: int64 [B]; 0 where a user has none.
         longest: the largest length.
     """
@@ -63,33 +115,56 @@ class Batch:
     Every position of a training part but the last predicts its successor.
 
     Attributes:
-        items: the M distinct items of the training parts.
+        items: the M distinct items of the training parts, and how many vectors they get.
         inputs: what the backbones see.
-        targets: int64 [P], indices into the M items.
-        copies: int64 [B, M], how often each item stands in each user's training part.
+        targets: int64 [P], indices into the V vectors.
+        candidates: int64 [B, V], how many positions each vector stands for as a candidate of a user's predictions (Eq. 5): none
+            where its item is among the user's own. That the target is a candidate is not counted here.
     """
 
     items: Items
     inputs: Sequences
     targets: Tensor
-    copies: Tensor
+    candidates: Tensor
 
 
-def train_batch(interactions: Interactions, users: np.ndarray) -> Batch:
-    """Build the batch of some users, without features."""
+def train_batch(
+    interactions: Interactions, users: np.ndarray, share_repeats: bool = True, token_counts: np.ndarray | None = None
+) -> Batch:
+    """Build the batch of some users, without features.
+
+    Args:
+        interactions: what the users have.
+        users: [B], numbers of users.
+        share_repeats: all occurrences of an item have one vector, which then stands for as many positions; otherwise every
+            occurrence has its own.
+        token_counts: [N + 1], by which the items are sorted, so that blocks of them need little padding; None: by number.
+    """
     flat, lengths = interactions.histories(users, "train")
-    numbers, rows = np.unique(flat, return_inverse=True)
+    numbers, rows, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    if token_counts is not None:
+        order = np.argsort(token_counts[numbers], kind="stable")
+        numbers, counts, rows = numbers[order], counts[order], np.argsort(order)[rows]
     user_of_row = np.repeat(np.arange(len(users)), lengths)
-    copies = np.bincount(user_of_row * len(numbers) + rows, minlength=len(users) * len(numbers))
+    own = np.zeros((len(users), len(numbers)), bool)
+    own[user_of_row, rows] = True
+    items = Items(torch.from_numpy(numbers.astype(np.int64)), {})
+    if share_repeats:
+        candidates = np.where(own, 0, counts)
+    else:
+        items.copies = Copies(torch.from_numpy(counts), len(rows), int(counts.max()))
+        candidates = (~own).repeat(counts, 1).astype(np.int64)
+        order = np.argsort(rows, kind="stable")
+        rows[order] = np.arange(len(rows))
     ends = np.cumsum(lengths)
     is_input, is_target = np.ones((2, len(rows)), bool)
     is_input[ends - 1] = False
     is_target[ends - lengths] = False
     return Batch(
-        items=Items(torch.from_numpy(numbers.astype(np.int64)), {}),
+        items=items,
         inputs=_sequences(rows[is_input], lengths - 1),
         targets=torch.from_numpy(rows[is_target]),
-        copies=torch.from_numpy(copies.reshape(len(users), len(numbers))),
+        candidates=torch.from_numpy(candidates),
     )
 
 

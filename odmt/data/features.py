@@ -4,6 +4,7 @@ Legend: N items, M items asked for, T tokens, W feature width.
 """
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from odmt.config import DataConfig
-from odmt.data.batches import Items, Tokens
+from odmt.data.batches import Tokens
 from odmt.data.feature_store import FeatureStore
 from odmt.data.interactions import Interactions
 from odmt.errors import InputError
@@ -27,9 +28,11 @@ class FeatureTable(Protocol):
 
     Attributes:
         width: W.
+        lengths: int64 [N], tokens of every item.
     """
 
     width: int
+    lengths: np.ndarray
 
     def gather(self, numbers: Tensor) -> Tokens:
         """The tokens of items [M], numbered from 1 and given on the CPU."""
@@ -153,9 +156,17 @@ def left_out_items(folder: Path) -> set[str]:
     return {line.split("\t")[0] for listing in listings for line in listing.splitlines()}
 
 
-def gather_items(tables: dict[str, FeatureTable], numbers: Tensor) -> Items:
-    """Items [M] with their features."""
-    return Items(numbers, {source: table.gather(numbers) for source, table in tables.items()})
+def gather_features(tables: Mapping[str, FeatureTable], numbers: Tensor) -> dict[str, Tokens]:
+    """Tokens by modality of items [M]."""
+    return {source: table.gather(numbers) for source, table in tables.items()}
+
+
+def count_tokens(tables: Mapping[str, FeatureTable], num_items: int) -> np.ndarray:
+    """Tokens of all modalities together, by item number [N + 1]."""
+    counts = np.zeros(num_items + 1, np.int64)
+    for table in tables.values():
+        counts[1:] += table.lengths
+    return counts
 
 
 def _choose(data: DataConfig, size: float, device: torch.device) -> str:

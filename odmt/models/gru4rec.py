@@ -5,6 +5,7 @@ Legend: P packed positions, B users, L columns, D width.
 
 from torch import Tensor, nn
 
+from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 
 
@@ -16,7 +17,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int = 128, dropout: float = 0.3):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gru = nn.GRU(dim, hidden_dim, bias=False, batch_first=True)
         self.out = nn.Linear(hidden_dim, dim)
         nn.init.xavier_uniform_(self.gru.weight_ih_l0)

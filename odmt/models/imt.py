@@ -1,13 +1,19 @@
 """The ID-aware Multi-modal Transformer (Sec. 3.2, Eq. 1-3): text, image and ID of an item inform one another.
 
-Legend: M items, n columns of an item's token grid, D width. The tokens have no positions, so their order is free. Each source
-starts in a column of its own, the same for every item: there stand its CLS token or the ID token, the only ones that are read.
+Legend: M items, V vectors of these, n columns of an item's token grid, R sources, D width. The tokens have no positions, so their
+order is free. Each source starts in a column of its own, the same for every item: there stands its CLS token or the ID token.
+These R rows are all that is read in the end.
+
+Deviation: the official code encodes every occurrence of an item in a batch by itself. Here the tokens of an item pass the layers
+once, as keys and values, and the R rows that are read pass them once an occurrence, with dropout masks of their own. One mask
+for all occurrences would be simpler and a little faster, but where items repeat often the model learns worse (BENCHMARKS.md).
 """
 
 import torch
 from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
+from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 from odmt.models.towers import ItemTable, head
 from odmt.models.transformer import TransformerBlock, item_heads
@@ -41,30 +47,35 @@ class IdAwareMultimodalTransformer(nn.Module):
             widths = {**widths, "id": id_initial.shape[1]}
         self.sources = [source for source in ("id", "text", "image") if source in widths]
         self.projections = nn.ModuleDict({source: nn.Linear(widths[source], dim) for source in self.sources})
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
         self.heads = nn.ModuleDict({source: head(dim, dim) for source in self.sources})
 
     def forward(self, items: Items) -> dict[str, Tensor]:
-        """Encode M items; returns [M, D] by source."""
-        tokens = self._tokens(items)
-        packing, firsts = _layout(tokens)
-        rows = torch.cat([self.projections[source](part.values) for source, part in tokens.items()])
-        rows = self.dropout(rows)  # [sum of tokens, D], source by source
-        allowed = self._allowed(packing, firsts)
-        for block in self.blocks[:-1]:
-            rows = block(rows, packing, allowed)
-        columns = [firsts[source] for source in self.sources]
-        allowed = torch.stack([allowed[:, :, column] for column in columns], 2)
-        read = self.blocks[-1].read(packing.pad(rows), columns, allowed)
-        return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
+        """Encode M items; returns [V, D] by source."""
+        features = {source: items.features[source] for source in ("image", "text") if source in self.sources}
+        if self.id_table is not None:  # looked up for all blocks at once, since every look-up has a gradient of its own
+            one = torch.ones_like(items.numbers)
+            features["id"] = Tokens(self.id_table(items.numbers), one, 1)
+        blocks = [self._encode(block) for block in Items(items.numbers, features, items.copies).blocks()]
+        return {source: torch.cat([block[source] for block in blocks]) for source in self.sources}
 
-    def _tokens(self, items: Items) -> dict[str, Tokens]:
-        tokens = {source: items.features[source] for source in ("image", "text") if source in self.sources}
-        if self.id_table is None:
-            return tokens
-        one = torch.ones_like(items.numbers)
-        return {**tokens, "id": Tokens(self.id_table(items.numbers), one, 1)}
+    def _encode(self, items: Items) -> dict[str, Tensor]:
+        """As `forward`, the ID a token among the features."""
+        tokens = items.features
+        packing, firsts = _layout(tokens)
+        copies = Packing.of_copies(items.copies)
+        projected = {source: self.projections[source](part.values) for source, part in tokens.items()}
+        read = torch.stack([projected[source].index_select(0, tokens[source].firsts) for source in self.sources], 1)
+        read = self.dropout(items.repeat(read))  # [V, R, D]
+        rows = self.dropout(torch.cat(list(projected.values())))  # [sum of tokens, D]
+        allowed = self._allowed(packing, firsts)
+        allowed_read = torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2)
+        for block in self.blocks[:-1]:
+            read = block.read(read, packing.pad(rows), allowed_read, copies)
+            rows = block(rows, packing, allowed)
+        read = self.blocks[-1].read(read, packing.pad(rows), allowed_read, copies)
+        return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
 
     def _allowed(self, packing: Packing, firsts: dict[str, int]) -> Tensor:
         """Who attends to whom [M, 1, n, n]: nobody to padding, no modality token to the ID token."""

@@ -3,16 +3,18 @@
 An item encoder turns items into vectors, one a source; a user encoder turns the vectors of a user's items into states, one a
 source; the score of an item is the dot product of state and vector, and the fused score the mean over the sources (Fig. 3).
 
-    encoder    PerSource towers | IdAwareMultimodalTransformer | EarlyFusion of either     Items -> {source: [M, D]}
-    users      SourceBackbones (a backbone a source) | FDSA                                {source: [M, D]} -> {source: [P, D]}
+    encoder    PerSource towers | IdAwareMultimodalTransformer | EarlyFusion of either     Items -> {source: [V, D]}
+    users      SourceBackbones (a backbone a source) | FDSA                                {source: [V, D]} -> {source: [P, D]}
 
-Legend: M items, P packed positions of B users, D width.
+Legend: M items, V vectors of these (in training one for every occurrence where there is dropout), P packed positions of B users,
+D width.
 """
 
 import torch
 from torch import Tensor, nn
 
 from odmt.data.batches import Batch, Items, Sequences
+from odmt.models.dropout import Dropout
 
 
 class SourceBackbones(nn.Module):
@@ -23,7 +25,7 @@ class SourceBackbones(nn.Module):
         self.backbones = nn.ModuleDict(backbones)
 
     def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
-        """Item vectors [M, D] by source -> states [P, D] by source."""
+        """Item vectors [V, D] by source -> states [P, D] by source."""
         return {
             source: backbone(vectors[source].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
             for source, backbone in self.backbones.items()
@@ -44,11 +46,11 @@ class FDSA(nn.Module):
         self.id_backbone = id_backbone
         self.feature_backbone = feature_backbone
         self.attention = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False))
-        self.join = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim, eps=1e-6), nn.Dropout(dropout))
+        self.join = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim, eps=1e-6), Dropout(dropout))
 
     def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
-        """Item vectors [M, D] by source -> states [P, D] of the source `id`."""
-        features = torch.stack([vector for source, vector in vectors.items() if source != "id"], 1)  # [M, F, D]
+        """Item vectors [V, D] by source -> states [P, D] of the source `id`."""
+        features = torch.stack([vector for source, vector in vectors.items() if source != "id"], 1)  # [V, F, D]
         features = (self.attention(features).softmax(1) * features).sum(1)
         ids = self.id_backbone(vectors["id"].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
         features = self.feature_backbone(features.index_select(0, inputs.rows), inputs.lengths, inputs.longest)
@@ -67,16 +69,13 @@ class Recommender(nn.Module):
         self.user_encoder = user_encoder
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Encode a training batch; returns states [P, D] and item vectors [M, D] by source.
-
-        Every distinct item is encoded once, padding never.
-        """
+        """Encode a training batch; returns states [P, D] and item vectors [V, D] by source."""
         vectors = self.encode_items(batch.items)
         states = self.encode_users(vectors, batch.inputs)
         return states, {source: vectors[source] for source in states}
 
     def encode_items(self, items: Items) -> dict[str, Tensor]:
-        """M items -> [M, D] by source."""
+        """M items -> [V, D] by source."""
         return self.item_encoder(items)
 
     def encode_users(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Legend: P packed positions, B users, L columns, D width.
 import torch
 from torch import Tensor, nn
 
+from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 from odmt.models.transformer import TransformerBlock
 
@@ -21,7 +22,7 @@ class SASRec(nn.Module):
         super().__init__()
         self.position = nn.Embedding(max_seq_len, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
         self.apply(_init_xavier)
 

@@ -1,12 +1,14 @@
 """Item encoders that treat every source by itself (the FST modules of Sec. 2 and Figure 1).
 
-Legend: M items, T tokens of all of them, W feature width, D model width.
+A tower is called with the items and the name of its source. Legend: M items, V vectors of these, T tokens of all of them, W
+feature width, D model width.
 """
 
 import torch
 from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
+from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 from odmt.models.transformer import TransformerBlock, item_heads
 
@@ -34,9 +36,9 @@ class IdEmbedding(nn.Module):
         super().__init__()
         self.table = ItemTable(nn.init.xavier_normal_(torch.empty(num_items + 1, dim)))
 
-    def forward(self, numbers: Tensor) -> Tensor:
-        """Item numbers [M] -> [M, D]."""
-        return self.table(numbers)
+    def forward(self, items: Items, source: str) -> Tensor:
+        """M items -> [V, D]."""
+        return items.repeat(self.table(items.numbers))
 
 
 class ProjectedId(nn.Module):
@@ -52,9 +54,9 @@ class ProjectedId(nn.Module):
         self.projection = nn.Linear(initial.shape[1], dim)
         self.head = head(dim, dim)
 
-    def forward(self, numbers: Tensor) -> Tensor:
-        """Item numbers [M] -> [M, D]."""
-        return self.head(self.projection(self.table(numbers)))
+    def forward(self, items: Items, source: str) -> Tensor:
+        """M items -> [V, D]."""
+        return items.repeat(self.head(self.projection(self.table(items.numbers))))
 
 
 class ClsTower(nn.Module):
@@ -64,29 +66,39 @@ class ClsTower(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens, one an item -> [M, D]."""
-        return self.network(tokens.values)
+    def forward(self, items: Items, source: str) -> Tensor:
+        """M items, one token each -> [V, D]."""
+        return self.network(items.repeat(items.features[source].values))
 
 
 class TransformerTower(nn.Module):
-    """Transformer layers over one modality's tokens, then the head on the CLS token (TRMx + DNNs)."""
+    """Transformer layers over one modality's tokens, then the head on the CLS token (TRMx + DNNs).
+
+    As in the IMT, tokens pass the layers once an item, the CLS token that is read once a vector.
+    """
 
     def __init__(self, width: int, dim: int, num_layers: int, dropout: float):
         super().__init__()
         self.projection = nn.Linear(width, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
         self.head = head(dim, dim)
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Tokens of M items -> [M, D]."""
+    def forward(self, items: Items, source: str) -> Tensor:
+        """M items -> [V, D]."""
+        return torch.cat([self._encode(block.features[source], block) for block in items.blocks()])
+
+    def _encode(self, tokens: Tokens, items: Items) -> Tensor:
         packing = Packing.right_padded(tokens.lengths, len(tokens.values), tokens.longest)
+        copies = Packing.of_copies(items.copies)
         allowed = packing.valid()[:, None, None, :]
-        rows = self.dropout(self.projection(tokens.values))
+        projected = self.projection(tokens.values)
+        read = self.dropout(items.repeat(projected.index_select(0, tokens.firsts)))[:, None]  # [V, 1, D]
+        rows = self.dropout(projected)
         for block in self.blocks[:-1]:
+            read = block.read(read, packing.pad(rows), allowed, copies)
             rows = block(rows, packing, allowed)
-        return self.head(self.blocks[-1].read(packing.pad(rows), [0], allowed)[:, 0])
+        return self.head(self.blocks[-1].read(read, packing.pad(rows), allowed, copies)[:, 0])
 
 
 class MoEAdaptor(nn.Module):
@@ -101,19 +113,19 @@ class MoEAdaptor(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, dim, width))
         self.gate = nn.Parameter(torch.zeros(width, num_experts))
         self.noise = nn.Parameter(torch.zeros(width, num_experts))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, features: Tensor) -> Tensor:
-        """CLS features [M, W] -> [M, D]; the gate is noisy in training only."""
+        """CLS features [V, W] -> [V, D]; the gate is noisy in training only."""
         logits = features @ self.gate
         if self.training:
             scale = nn.functional.softplus(features @ self.noise) + 1e-2
             logits = logits + torch.randn_like(logits) * scale
         gates = logits.softmax(-1)
-        whitened = self.dropout(features[:, None].expand(-1, len(self.shift), -1)) - self.shift  # [M, E, W]
+        whitened = self.dropout(features[:, None].expand(-1, len(self.shift), -1)) - self.shift  # [V, E, W]
         # sum over experts e of g_e W_e (x - b_e)
-        return torch.einsum("me,mew,edw->md", gates, whitened, self.weight)
+        return torch.einsum("ve,vew,edw->vd", gates, whitened, self.weight)
 
 
 class PerSource(nn.Module):
@@ -124,8 +136,8 @@ class PerSource(nn.Module):
         self.towers = nn.ModuleDict(towers)
 
     def forward(self, items: Items) -> dict[str, Tensor]:
-        """Encode M items; returns [M, D] by source."""
-        return {source: tower(items.numbers if source == "id" else items.features[source]) for source, tower in self.towers.items()}
+        """Encode M items; returns [V, D] by source."""
+        return {source: tower(items, source) for source, tower in self.towers.items()}
 
 
 class EarlyFusion(nn.Module):
@@ -137,6 +149,6 @@ class EarlyFusion(nn.Module):
         self.mean = mean
 
     def forward(self, items: Items) -> dict[str, Tensor]:
-        """Encode M items; returns [M, D] as `fused`."""
+        """Encode M items; returns [V, D] as `fused`."""
         vectors = torch.stack(list(self.encoder(items).values()))
         return {"fused": vectors.mean(0) if self.mean else vectors.sum(0)}

@@ -1,12 +1,12 @@
 """The post-norm Transformer block that the IMT and SASRec share (Sec. 3.2; official code: TransformerBlock).
 
-Legend: P packed rows, B sequences, L columns, R read columns, D width, H heads.
+Legend: P packed rows, B sequences, L columns, R read rows of a sequence, V copies of the sequences, D width, H heads.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 
 
@@ -33,7 +33,7 @@ class TransformerBlock(nn.Module):
         self.expand = nn.Linear(dim, 4 * dim)
         self.contract = nn.Linear(4 * dim, dim)
         self.feed_forward_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, rows: Tensor, packing: Packing, allowed: Tensor) -> Tensor:
         """Update every row.
@@ -51,39 +51,52 @@ class TransformerBlock(nn.Module):
             packing.pad(project(rows)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        rate = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=rate)
+        attended = self._attend(queries, keys, values, allowed)
         return self._finish(rows, packing.pack(attended.transpose(1, 2).flatten(2)))
 
-    def read(self, grid: Tensor, columns: list[int], allowed: Tensor) -> Tensor:
-        """Update only some columns: the same numbers as `forward` gives there, without keys and values of all rows.
+    def read(self, rows: Tensor, grid: Tensor, allowed: Tensor, copies: Packing | None = None) -> Tensor:
+        """Update rows that attend to a grid: what `forward` gives to the rows of the grid, without keys and values of all rows.
 
         The projections are moved from the keys and values, of which there are L, to the queries and results, of which there
         are R: <W_q x, W_k y> = <W_k' W_q x, y> and sum_j a_j W_v y_j = W_v sum_j a_j y_j.
 
         Args:
+            rows: [V, R, D].
             grid: [B, L, D].
-            columns: the R columns to update.
             allowed: bool, broadcastable to [B, H, R, L].
+            copies: where the V stand in [B, most copies of a sequence]; None: one each, V = B.
 
         Returns:
-            [B, R, D].
+            [V, R, D].
         """
-        dim, heads = grid.shape[-1], self.num_heads
-        num_read = len(columns)
-        rows = grid.index_select(1, torch.tensor(columns).to(grid.device, non_blocking=True))
-        # Per head: [B, R, H, D/H] x [H, D/H, D] -> [B, H, R, D]
+        (num_copies, num_read, dim), heads = rows.shape, self.num_heads
+
+        def attend(vectors: Tensor, grid: Tensor) -> Tensor:
+            """[V, H * R, X] @ [B, X, Y], every copy with its sequence -> [V, H * R, Y]."""
+            if copies is None:
+                return vectors @ grid
+            together = copies.pad(vectors.flatten(1)).view(len(grid), -1, vectors.shape[2])
+            return copies.pack((together @ grid).view(*copies.shape, -1)).view(num_copies, heads * num_read, -1)
+
+        # Per head: [V, R, H, D/H] x [H, D/H, D] -> [V, H, R, D]
         queries = self.query(rows).unflatten(-1, (heads, -1)) * (dim // heads) ** -0.5
         queries = queries.permute(2, 0, 1, 3).flatten(1, 2) @ self.key.weight.view(heads, -1, dim)
-        queries = queries.unflatten(1, (-1, num_read)).transpose(0, 1).flatten(1, 2)
-        scores = queries @ grid.transpose(1, 2)  # [B, H * R, L]
-        scores = scores.unflatten(1, (heads, num_read)).masked_fill(~allowed, float("-inf"))
-        weights = self.dropout(scores.softmax(-1)).flatten(1, 2)
-        gathered = (weights @ grid).unflatten(1, (heads, num_read))  # [B, H, R, D]
-        # [H, B * R, D] x [H, D, D/H] -> [B, R, D]
+        queries = queries.unflatten(1, (num_copies, num_read)).transpose(0, 1).flatten(1, 2)
+        scores = attend(queries, grid.transpose(1, 2)).unflatten(1, (heads, num_read))
+        allowed = allowed if copies is None else allowed.index_select(0, copies.sequences)
+        weights = self.dropout(scores.masked_fill(~allowed, float("-inf")).softmax(-1)).flatten(1, 2)
+        gathered = attend(weights, grid).unflatten(1, (heads, num_read))  # [V, H, R, D]
+        # [H, V * R, D] x [H, D, D/H] -> [V, R, D]
         values = self.value.weight.view(heads, -1, dim).transpose(1, 2)
-        attended = (gathered.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (-1, num_read))
+        attended = (gathered.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (num_copies, num_read))
         return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
+        rate = self.dropout.p if self.training else 0.0
+        if rate and queries.device.type == "cpu":  # no kernel there has dropout, and the fallback is slower
+            scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+            return self.dropout(scores.add_(allowed.to(scores.dtype).log()).softmax(-1)) @ values
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=rate)
 
     def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.attention_norm(rows + self.dropout(self.out(attended)))
