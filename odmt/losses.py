@@ -126,10 +126,10 @@ class _Blockwise(torch.autograd.Function):
         half = len(tensors) // 2
         states, vectors = tensors[:half], [tensor.detach().requires_grad_() for tensor in tensors[half:]]
         totals, state_gradients, vector_gradients = {}, [], []
-        for begin in range(0, len(states[0]), num_rows):
+        for begin in range(0, max(1, len(states[0])), num_rows):
             rows = slice(begin, begin + num_rows)
             leaves = [state[rows].detach().requires_grad_() for state in states]
-            share = len(leaves[0]) / len(states[0])
+            share = len(leaves[0]) / max(1, len(states[0]))
             with torch.enable_grad():
                 losses = {name: share * loss for name, loss in losses_of(rows, leaves, vectors).items()}
                 gradients = torch.autograd.grad(sum(losses.values()), [*leaves, *vectors])

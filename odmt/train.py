@@ -81,7 +81,8 @@ class Trainer:
         self.parallel = self.model if world.size == 1 else DistributedDataParallel(self.model)
         for module in self.model.modules():
             if isinstance(module, ItemTable):
-                module.sparse = world.size == 1  # NCCL cannot sum sparse gradients
+                # Several processes cannot sum sparse gradients, and a GPU would have to wait to count their rows.
+                module.sparse = world.size == 1 and world.device.type == "cpu"
         self.objective = self._objective()
         self.optimizer = RowwiseAdamW(self.model.parameters(), train.lr, train.weight_decay)
         self.precision = Precision.choose(train.precision, world.device)
