@@ -23,15 +23,14 @@ def test_train_batch(interactions):
     assert numbers[batch.targets].tolist() == [3, 5, 7]
     assert batch.inputs.lengths.tolist() == [2, 1]
     assert batch.inputs.longest == 2
-    assert batch.items.copies is None
+    assert batch.items.owners is None
     assert batch.candidates.tolist() == [[0, 0, 1], [0, 2, 0]]
 
 
 def test_a_vector_for_every_occurrence(interactions):
     batch = train_batch(interactions, np.array([0, 2]), share_repeats=False)
     assert batch.items.numbers.tolist() == [3, 5, 7]
-    copies = batch.items.copies
-    assert (copies.counts.tolist(), copies.total, copies.most) == ([2, 2, 1], 5, 2)
+    assert batch.items.owners.tolist() == [0, 0, 1, 1, 2]
     assert batch.items.repeat(batch.items.numbers).tolist() == [3, 3, 5, 5, 7]
     assert batch.inputs.rows.tolist() == [2, 0, 1]
     assert batch.targets.tolist() == [0, 3, 4]

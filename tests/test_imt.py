@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from odmt.data.batches import Copies, Items, Tokens
+from odmt.data.batches import Items, Tokens
 from odmt.models.imt import IdAwareMultimodalTransformer
 from odmt.models.packing import Packing
 from odmt.models.towers import TransformerTower
@@ -185,7 +185,7 @@ def test_dropout_in_training_only():
 def test_every_copy_has_dropout_masks_of_its_own():
     """Equal in evaluation; in training the two vectors of item 2 differ by no less than those of two runs."""
     imt = make_imt()
-    items = Items(ITEMS.numbers, ITEMS.features, Copies(torch.tensor([1, 2, 1, 3]), 7, 3))
+    items = Items(ITEMS.numbers, ITEMS.features, torch.tensor([0, 1, 1, 2, 3, 3, 3]))
     for vectors, one in zip(imt(items).values(), imt(ITEMS).values()):
         torch.testing.assert_close(vectors, one[[0, 1, 1, 2, 3, 3, 3]])
     imt.train()
@@ -198,7 +198,7 @@ def test_every_copy_has_dropout_masks_of_its_own():
 def test_every_copy_of_a_tower_too(source):
     torch.manual_seed(0)
     tower = TransformerTower(WIDTHS[source], DIM, 2, dropout=0.1).double().eval()
-    items = Items(ITEMS.numbers, ITEMS.features, Copies(torch.tensor([1, 2, 1, 3]), 7, 3))
+    items = Items(ITEMS.numbers, ITEMS.features, torch.tensor([0, 1, 1, 2, 3, 3, 3]))
     torch.testing.assert_close(tower(items, source), tower(ITEMS, source)[[0, 1, 1, 2, 3, 3, 3]])
     vectors = tower.train()(items, source)
     assert not torch.allclose(vectors[1], vectors[2])

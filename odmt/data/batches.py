@@ -43,54 +43,36 @@ class Tokens:
 
 
 @dataclass
-class Copies:
-    """How many vectors each of M items gets, V in all, those of an item one after the other.
-
-    Attributes:
-        counts: int64 [M].
-        total: V.
-        most: the largest count.
-    """
-
-    counts: Tensor
-    total: int
-    most: int
-
-    def split(self, size: int) -> list["Copies"]:
-        """The copies of `size` items each; for counts on a CPU."""
-        return [Copies(part, int(part.sum()), int(part.max())) for part in self.counts.split(size)]
-
-
-@dataclass
 class Items:
     """M items as an item encoder takes them.
 
     Attributes:
         numbers: int64 [M], from 1.
         features: tokens by modality; empty where IDs are all that is needed.
-        copies: how many vectors of each are wanted; None: one.
+        owners: int64 [V], ascending: which of the M items each vector is of; None: each has one.
     """
 
     numbers: Tensor
     features: dict[str, Tokens]
-    copies: Copies | None = None
+    owners: Tensor | None = None
 
     def repeat(self, rows: Tensor) -> Tensor:
         """A row an item [M, ...] -> a row a vector [V, ...]."""
-        if self.copies is None:
-            return rows
-        return rows.repeat_interleave(self.copies.counts, 0, output_size=self.copies.total)
+        return rows if self.owners is None else rows.index_select(0, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
         """Cut into what is to be encoded at a time; a GPU takes everything."""
         if self.numbers.device.type != "cpu" or len(self.numbers) <= CPU_BLOCK:
             yield self
             return
-        numbers = self.numbers.split(CPU_BLOCK)
         features = {source: tokens.split(CPU_BLOCK) for source, tokens in self.features.items()}
-        copies = [None] * len(numbers) if self.copies is None else self.copies.split(CPU_BLOCK)
-        for block, part in enumerate(numbers):
-            yield Items(part, {source: tokens[block] for source, tokens in features.items()}, copies[block])
+        for block, numbers in enumerate(self.numbers.split(CPU_BLOCK)):
+            first = block * CPU_BLOCK
+            owners = None
+            if self.owners is not None:
+                begin, end = torch.searchsorted(self.owners, torch.tensor([first, first + len(numbers)])).tolist()
+                owners = self.owners[begin:end] - first
+            yield Items(numbers, {source: tokens[block] for source, tokens in features.items()}, owners)
 
 
 @dataclass
@@ -152,7 +134,7 @@ def train_batch(
     if share_repeats:
         candidates = np.where(own, 0, counts)
     else:
-        items.copies = Copies(torch.from_numpy(counts), len(rows), int(counts.max()))
+        items.owners = torch.from_numpy(np.repeat(np.arange(len(numbers)), counts))
         candidates = (~own).repeat(counts, 1).astype(np.int64)
         order = np.argsort(rows, kind="stable")
         rows[order] = np.arange(len(rows))

@@ -57,24 +57,23 @@ class IdAwareMultimodalTransformer(nn.Module):
         if self.id_table is not None:  # looked up for all blocks at once, since every look-up has a gradient of its own
             one = torch.ones_like(items.numbers)
             features["id"] = Tokens(self.id_table(items.numbers), one, 1)
-        blocks = [self._encode(block) for block in Items(items.numbers, features, items.copies).blocks()]
+        blocks = [self._encode(block) for block in Items(items.numbers, features, items.owners).blocks()]
         return {source: torch.cat([block[source] for block in blocks]) for source in self.sources}
 
     def _encode(self, items: Items) -> dict[str, Tensor]:
         """As `forward`, the ID a token among the features."""
         tokens = items.features
         packing, firsts = _layout(tokens)
-        copies = Packing.of_copies(items.copies)
         projected = {source: self.projections[source](part.values) for source, part in tokens.items()}
         read = torch.stack([projected[source].index_select(0, tokens[source].firsts) for source in self.sources], 1)
         read = self.dropout(items.repeat(read))  # [V, R, D]
         rows = self.dropout(torch.cat(list(projected.values())))  # [sum of tokens, D]
         allowed = self._allowed(packing, firsts)
-        allowed_read = torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2)
+        allowed_read = items.repeat(torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2))
         for block in self.blocks[:-1]:
-            read = block.read(read, packing.pad(rows), allowed_read, copies)
+            read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
             rows = block(rows, packing, allowed)
-        read = self.blocks[-1].read(read, packing.pad(rows), allowed_read, copies)
+        read = self.blocks[-1].read(read, items.repeat(packing.pad(rows)), allowed_read)
         return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
 
     def _allowed(self, packing: Packing, firsts: dict[str, int]) -> Tensor:

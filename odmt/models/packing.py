@@ -6,8 +6,6 @@ Legend: P real rows, B sequences, L columns, D width.
 import torch
 from torch import Tensor
 
-from odmt.data.batches import Copies
-
 
 class _Pad(torch.autograd.Function):
     """Scatter rows to distinct slots of a zero grid; the gradient is the gather back (autograd's own would add)."""
@@ -68,11 +66,6 @@ class Packing:
         """Sequences one after another, each ending at the last column; arguments as `right_padded`."""
         firsts = torch.arange(1, len(lengths) + 1, device=lengths.device) * width - lengths
         return cls(_slots(firsts, lengths, total), (len(lengths), width))
-
-    @classmethod
-    def of_copies(cls, copies: Copies | None) -> "Packing | None":
-        """V copies of M items [M, most copies of an item]; None where each has one."""
-        return None if copies is None else cls.right_padded(copies.counts, copies.total, copies.most)
 
     @property
     def columns(self) -> Tensor:

@@ -90,15 +90,15 @@ class TransformerTower(nn.Module):
 
     def _encode(self, tokens: Tokens, items: Items) -> Tensor:
         packing = Packing.right_padded(tokens.lengths, len(tokens.values), tokens.longest)
-        copies = Packing.of_copies(items.copies)
         allowed = packing.valid()[:, None, None, :]
+        allowed_read = items.repeat(allowed)
         projected = self.projection(tokens.values)
         read = self.dropout(items.repeat(projected.index_select(0, tokens.firsts)))[:, None]  # [V, 1, D]
         rows = self.dropout(projected)
         for block in self.blocks[:-1]:
-            read = block.read(read, packing.pad(rows), allowed, copies)
+            read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
             rows = block(rows, packing, allowed)
-        return self.head(self.blocks[-1].read(read, packing.pad(rows), allowed, copies)[:, 0])
+        return self.head(self.blocks[-1].read(read, items.repeat(packing.pad(rows)), allowed_read)[:, 0])
 
 
 class MoEAdaptor(nn.Module):

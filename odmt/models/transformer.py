@@ -1,6 +1,6 @@
 """The post-norm Transformer block that the IMT and SASRec share (Sec. 3.2; official code: TransformerBlock).
 
-Legend: P packed rows, B sequences, L columns, R read rows of a sequence, V copies of the sequences, D width, H heads.
+Legend: P packed rows, B sequences, L columns, V readers of R rows each, D width, H heads.
 """
 
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class TransformerBlock(nn.Module):
         attended = self._attend(queries, keys, values, allowed)
         return self._finish(rows, packing.pack(attended.transpose(1, 2).flatten(2)))
 
-    def read(self, rows: Tensor, grid: Tensor, allowed: Tensor, copies: Packing | None = None) -> Tensor:
+    def read(self, rows: Tensor, grid: Tensor, allowed: Tensor) -> Tensor:
         """Update rows that attend to a grid: what `forward` gives to the rows of the grid, without keys and values of all rows.
 
         The projections are moved from the keys and values, of which there are L, to the queries and results, of which there
@@ -62,33 +62,23 @@ class TransformerBlock(nn.Module):
 
         Args:
             rows: [V, R, D].
-            grid: [B, L, D].
-            allowed: bool, broadcastable to [B, H, R, L].
-            copies: where the V stand in [B, most copies of a sequence]; None: one each, V = B.
+            grid: [V, L, D], what the rows of each reader attend to.
+            allowed: bool, broadcastable to [V, H, R, L].
 
         Returns:
             [V, R, D].
         """
-        (num_copies, num_read, dim), heads = rows.shape, self.num_heads
-
-        def attend(vectors: Tensor, grid: Tensor) -> Tensor:
-            """[V, H * R, X] @ [B, X, Y], every copy with its sequence -> [V, H * R, Y]."""
-            if copies is None:
-                return vectors @ grid
-            together = copies.pad(vectors.flatten(1)).view(len(grid), -1, vectors.shape[2])
-            return copies.pack((together @ grid).view(*copies.shape, -1)).view(num_copies, heads * num_read, -1)
-
+        (num_readers, num_read, dim), heads = rows.shape, self.num_heads
         # Per head: [V, R, H, D/H] x [H, D/H, D] -> [V, H, R, D]
         queries = self.query(rows).unflatten(-1, (heads, -1)) * (dim // heads) ** -0.5
         queries = queries.permute(2, 0, 1, 3).flatten(1, 2) @ self.key.weight.view(heads, -1, dim)
-        queries = queries.unflatten(1, (num_copies, num_read)).transpose(0, 1).flatten(1, 2)
-        scores = attend(queries, grid.transpose(1, 2)).unflatten(1, (heads, num_read))
-        allowed = allowed if copies is None else allowed.index_select(0, copies.sequences)
+        queries = queries.unflatten(1, (num_readers, num_read)).transpose(0, 1).flatten(1, 2)
+        scores = (queries @ grid.transpose(1, 2)).unflatten(1, (heads, num_read))
         weights = self.dropout(scores.masked_fill(~allowed, float("-inf")).softmax(-1)).flatten(1, 2)
-        gathered = attend(weights, grid).unflatten(1, (heads, num_read))  # [V, H, R, D]
+        gathered = (weights @ grid).unflatten(1, (heads, num_read))  # [V, H, R, D]
         # [H, V * R, D] x [H, D, D/H] -> [V, R, D]
         values = self.value.weight.view(heads, -1, dim).transpose(1, 2)
-        attended = (gathered.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (num_copies, num_read))
+        attended = (gathered.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (num_readers, num_read))
         return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
