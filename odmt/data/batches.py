@@ -35,6 +35,10 @@ class Tokens:
         """Where each item's tokens start, int64 [M]."""
         return self.lengths.cumsum(0) - self.lengths
 
+    def single(self) -> "Tokens":
+        """The tokens, those in half precision in single precision."""
+        return Tokens(self.values.float(), self.lengths, self.longest) if self.values.dtype == torch.float16 else self
+
     def split(self, size: int) -> list["Tokens"]:
         """The tokens of `size` items each; for tokens on a CPU, since the lengths are looked at."""
         lengths = self.lengths.split(size)
@@ -61,8 +65,8 @@ class Items:
         return rows if self.owners is None else rows.index_select(0, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
-        """Cut into what is to be encoded at a time; a GPU takes everything."""
-        if self.numbers.device.type != "cpu" or len(self.numbers) <= CPU_BLOCK:
+        """Cut into what is to be encoded at a time: a GPU takes everything, a CPU blocks, whose features become float32."""
+        if self.numbers.device.type != "cpu":
             yield self
             return
         features = {source: tokens.split(CPU_BLOCK) for source, tokens in self.features.items()}
@@ -72,7 +76,7 @@ class Items:
             if self.owners is not None:
                 begin, end = torch.searchsorted(self.owners, torch.tensor([first, first + len(numbers)])).tolist()
                 owners = self.owners[begin:end] - first
-            yield Items(numbers, {source: tokens[block] for source, tokens in features.items()}, owners)
+            yield Items(numbers, {source: tokens[block].single() for source, tokens in features.items()}, owners)
 
 
 @dataclass
@@ -168,8 +172,13 @@ def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: in
 
 
 def to_device(part, device: torch.device, dtype: torch.dtype):
-    """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`."""
+    """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`.
+
+    But float16 becomes float32 on a CPU only where it is encoded, block by block: written to memory it would be twice as large.
+    """
     if isinstance(part, Tensor):
+        if device.type == "cpu" and part.dtype == torch.float16 and dtype == torch.float32:
+            return part
         if device.type == "cuda" and part.device.type == "cpu":
             part = part.pin_memory()
         moved = part.to(device, non_blocking=True)

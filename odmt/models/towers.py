@@ -68,7 +68,7 @@ class ClsTower(nn.Module):
 
     def forward(self, items: Items, source: str) -> Tensor:
         """M items, one token each -> [V, D]."""
-        return self.network(items.repeat(items.features[source].values))
+        return torch.cat([self.network(block.repeat(block.features[source].values)) for block in items.blocks()])
 
 
 class TransformerTower(nn.Module):
