@@ -53,7 +53,11 @@ class DataConfig:
 
     def __post_init__(self):
         _require(self.max_seq_len >= 2, "data.max_seq_len", f"{self.max_seq_len} is too short, take 2 or more")
-        _require(self.min_seq_len >= 3, "data.min_seq_len", "3 at least: two targets are held out and one item must remain")
+        _require(
+            self.min_seq_len >= 4,
+            "data.min_seq_len",
+            "4 at least: two targets are held out, and two items must remain to learn from",
+        )
 
     @property
     def folder(self) -> Path:

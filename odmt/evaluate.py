@@ -37,20 +37,20 @@ def encode_catalogue(
     mine = share(num_items, world)
     # Items of a length together, so that blocks of them need little padding.
     order = np.argsort(count_tokens(tables, num_items)[mine.start + 1 : mine.stop + 1], kind="stable")
-    blocks: dict[str, list[Tensor]] = {}
+    own: dict[str, Tensor] = {}
     for begin in tqdm(range(0, len(order), ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
-        numbers = torch.from_numpy(order[begin : begin + ITEM_BLOCK]) + mine.start + 1
+        places = torch.from_numpy(order[begin : begin + ITEM_BLOCK])
+        numbers = places + mine.start + 1
         items = to_device(Items(numbers, gather_features(tables, numbers)), world.device, precision.dtype)
         with precision.autocast():
             vectors = model.encode_items(items)
         for source, vector in vectors.items():
-            blocks.setdefault(source, []).append(vector.float())
+            if source not in own:
+                own[source] = torch.empty(len(order), vector.shape[1], device=world.device)
+            own[source][places.to(world.device)] = vector.float()
     catalogue = {}
-    for source, parts in blocks.items():
-        sorted_vectors = torch.cat(parts)
-        share_vectors = torch.empty_like(sorted_vectors)
-        share_vectors[torch.from_numpy(order).to(world.device)] = sorted_vectors
-        vectors = gather_shares(share_vectors, num_items, world)
+    for source in list(own):
+        vectors = gather_shares(own.pop(source), num_items, world)
         catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
     return catalogue
 

@@ -33,7 +33,7 @@ def in_batch_logits(states: Tensor, vectors: Tensor, log_popularity: Tensor) -> 
     return states.to(dtype) @ vectors.to(dtype).T - log_popularity
 
 
-def log_candidates(log_counts: Tensor, users: Tensor, targets: Tensor) -> Tensor:
+def candidates_of_rows(log_counts: Tensor, users: Tensor, targets: Tensor) -> Tensor:
     """Count, for every row, the candidate positions of each vector.
 
     A row sees all positions of the batch but those of its own user's items, and of these its own target position.
@@ -49,13 +49,13 @@ def log_candidates(log_counts: Tensor, users: Tensor, targets: Tensor) -> Tensor
     return log_counts.index_select(0, users).scatter_(1, targets[:, None], 0.0)
 
 
-def debiased_cross_entropy(logits: Tensor, log_copies: Tensor, targets: Tensor) -> Tensor:
+def debiased_cross_entropy(logits: Tensor, log_counts: Tensor, targets: Tensor) -> Tensor:
     """Mean over rows of -log softmax at the target (Eq. 5)."""
-    return torch.nn.functional.cross_entropy(logits + log_copies, targets)
+    return torch.nn.functional.cross_entropy(logits + log_counts, targets)
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, log_copies: Tensor, temperature: float, divergence: str = "cross_entropy"
+    student: Tensor, teacher: Tensor, log_counts: Tensor, temperature: float, divergence: str = "cross_entropy"
 ) -> Tensor:
     """T^2 D(teacher -> student) at temperature T, summed over candidates, mean over rows (Eq. 7-9).
 
@@ -65,18 +65,18 @@ def distillation_loss(
     Args:
         student: logits [P, V] without the counts; c copies add log c after the division by T, and c equal terms of the sum
             over candidates are one term with c times the probability.
-        teacher: logits [P, M], likewise.
-        log_copies: [P, V].
+        teacher: logits [P, V], likewise.
+        log_counts: [P, V].
         temperature: T.
         divergence: `cross_entropy` or `kl`.
     """
-    soft_targets = (teacher / temperature + log_copies).softmax(-1)
+    soft_targets = (teacher / temperature + log_counts).softmax(-1)
     scaled = student / temperature
-    log_probabilities = scaled - (scaled + log_copies).logsumexp(-1, keepdim=True)
+    log_probabilities = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
     loss = -(soft_targets * log_probabilities).sum(-1).mean()
     if divergence == "kl":
         scaled = teacher / temperature
-        log_soft_targets = scaled - (scaled + log_copies).logsumexp(-1, keepdim=True)
+        log_soft_targets = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
         loss = loss + (soft_targets * log_soft_targets).sum(-1).mean()
     return temperature**2 * loss
 
@@ -110,7 +110,8 @@ def ramp_up(epoch: int, ramp_up_epochs: int) -> float:
 class _Blockwise(torch.autograd.Function):
     """The mean over all rows of losses, and its gradient, a block of rows after the other.
 
-    The gradient of a block is taken as soon as its losses are there, so that nothing of the size [P, V] is kept.
+    The gradient of a block is taken as soon as its losses are there, so that nothing of the size [P, V] is kept. It is held in
+    float32 at least: half precision would round it before the loss scaling, and sum the blocks' shares in few bits.
 
     Args:
         losses_of: (rows, their states, vectors) -> losses by name, means over these rows.
@@ -123,13 +124,15 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, losses_of, num_rows, *tensors):
+        ctx.dtypes = [tensor.dtype for tensor in tensors]
+        tensors = [tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
         half = len(tensors) // 2
-        states, vectors = tensors[:half], [tensor.detach().requires_grad_() for tensor in tensors[half:]]
+        states, vectors = tensors[:half], [tensor.requires_grad_() for tensor in tensors[half:]]
         totals, state_gradients, vector_gradients = {}, [], []
-        for begin in range(0, max(1, len(states[0])), num_rows):
+        for begin in range(0, len(states[0]), num_rows):
             rows = slice(begin, begin + num_rows)
-            leaves = [state[rows].detach().requires_grad_() for state in states]
-            share = len(leaves[0]) / max(1, len(states[0]))
+            leaves = [state[rows].requires_grad_() for state in states]
+            share = len(leaves[0]) / len(states[0])
             with torch.enable_grad():
                 losses = {name: share * loss for name, loss in losses_of(rows, leaves, vectors).items()}
                 gradients = torch.autograd.grad(sum(losses.values()), [*leaves, *vectors])
@@ -145,7 +148,7 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return None, None, *(grad * gradient for gradient in ctx.gradients)
+        return None, None, *((grad * gradient).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes))
 
 
 class Objective:
@@ -177,7 +180,7 @@ class Objective:
         """
         log_popularity = self.log_popularity[batch.items.repeat(batch.items.numbers)]
         dtype = torch.promote_types(next(iter(states.values())).dtype, torch.float32)
-        log_counts = batch.candidates.to(dtype).log()
+        log_counts_of_users = batch.candidates.to(dtype).log()
         users = torch.repeat_interleave(batch.inputs.lengths, output_size=len(batch.targets))
 
         def losses_of(rows: slice, states: list[Tensor], vectors: list[Tensor]) -> dict[str, Tensor]:
@@ -187,10 +190,10 @@ class Objective:
             if self.late:
                 logits = {"fused": fuse(logits)}
             targets = batch.targets[rows]
-            log_copies = log_candidates(log_counts, users[rows], targets)
-            losses = {f"ce_{source}": debiased_cross_entropy(z, log_copies, targets) for source, z in logits.items()}
+            log_counts = candidates_of_rows(log_counts_of_users, users[rows], targets)
+            losses = {f"ce_{source}": debiased_cross_entropy(z, log_counts, targets) for source, z in logits.items()}
             if self.distillation is not None:
-                losses["distillation"] = self._weight(epoch) * self._distill(logits, log_copies)
+                losses["distillation"] = self._weight(epoch) * self._distill(logits, log_counts)
             return losses
 
         sources = list(states)
@@ -203,13 +206,13 @@ class Objective:
         constant = self.distillation.constant_weight
         return ramp_up(epoch, self.distillation.ramp_up_epochs) if constant is None else constant
 
-    def _distill(self, logits: dict[str, Tensor], log_copies: Tensor) -> Tensor:
+    def _distill(self, logits: dict[str, Tensor], log_counts: Tensor) -> Tensor:
         settings = self.distillation
         return sum(
             distillation_loss(
                 student,
                 teacher.detach() if settings.detach_teacher else teacher,
-                log_copies,
+                log_counts,
                 settings.temperature,
                 settings.divergence,
             )

@@ -104,6 +104,6 @@ class Golden:
         rows = [row[row > 0].tolist() for row in item_ids]
         held_out = [1, 1]
         interactions = self.interactions_of([row + held_out for row in rows], self.meta["n_items"], self.args["max_seq_len"])
-        batch = train_batch(interactions, np.arange(len(rows)))
+        batch = train_batch(interactions, np.arange(len(rows)), share_repeats=True)
         batch.items.features = gather_features(self.tables, batch.items.numbers)
         return batch

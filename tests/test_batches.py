@@ -15,7 +15,7 @@ def interactions(interactions_of):
 
 
 def test_train_batch(interactions):
-    batch = train_batch(interactions, np.array([0, 2]))
+    batch = train_batch(interactions, np.array([0, 2]), share_repeats=True)
     assert batch.items.numbers.tolist() == [3, 5, 7]
     assert batch.items.features == {}
     numbers = batch.items.numbers
@@ -38,7 +38,7 @@ def test_a_vector_for_every_occurrence(interactions):
 
 
 def test_a_user_with_one_item_predicts_nothing_but_his_item_is_there(interactions):
-    batch = train_batch(interactions, np.array([1, 0]))
+    batch = train_batch(interactions, np.array([1, 0]), share_repeats=True)
     assert batch.items.numbers.tolist() == [3, 4, 5]
     assert batch.inputs.lengths.tolist() == [0, 2]
     assert batch.items.numbers[batch.inputs.rows].tolist() == [5, 3]
@@ -46,7 +46,7 @@ def test_a_user_with_one_item_predicts_nothing_but_his_item_is_there(interaction
 
 
 def test_held_out_items_are_not_in_training(interactions):
-    batch = train_batch(interactions, np.arange(3))
+    batch = train_batch(interactions, np.arange(3), share_repeats=True)
     assert not {1, 2, 8, 9} & set(batch.items.numbers.tolist())
 
 

@@ -81,8 +81,11 @@ def test_both_sides_rank_alike():
 
 
 def test_memory_of_a_ranking_does_not_grow_with_the_users():
-    few, many = (peak_bytes(evaluate.make, evaluate.odmt, SMALL_RANKING | {"users": users}) for users in (2_000, 8_000))
-    assert many < 2 * few  # in proportion to the users it would be 4
+    def least(users: int) -> int:
+        """Of two runs, since a busy machine now and then keeps memory for longer."""
+        return min(peak_bytes(evaluate.make, evaluate.odmt, SMALL_RANKING | {"users": users}) for _ in range(2))
+
+    assert least(8_000) < 1.2 * least(2_000)
 
 
 def test_both_sides_take_the_same_step():

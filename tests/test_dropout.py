@@ -47,3 +47,7 @@ def test_nothing_is_dropped_in_evaluation_nor_at_0():
 
 def test_half_precision_stays():
     assert Dropout(0.5)(torch.ones(10, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_probability_near_1_leaves_something():
+    assert torch.isfinite(Dropout(0.9999999)(torch.ones(1000))).all()

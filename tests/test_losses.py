@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odmt.config import DistillationConfig
 from odmt.data.batches import train_batch
-from odmt.losses import Objective, debiased_cross_entropy, distillation_pairs, in_batch_logits, log_candidates, ramp_up
+from odmt.losses import Objective, candidates_of_rows, debiased_cross_entropy, distillation_pairs, in_batch_logits, ramp_up
 
 NUM_ITEMS, DIM, MASKED = 12, 5, -1e4
 
@@ -79,7 +79,9 @@ def problem(interactions_of):
     def make(seed: int, sources=("id", "text", "image"), lengths=(1, 5, 2, 7, 4)):
         rng = np.random.default_rng(seed)
         sequences = [rng.integers(1, NUM_ITEMS + 1, length).tolist() for length in lengths]
-        batch = train_batch(interactions_of([[*row, 1, 1] for row in sequences], NUM_ITEMS, 10), np.arange(len(sequences)))
+        batch = train_batch(
+            interactions_of([[*row, 1, 1] for row in sequences], NUM_ITEMS, 10), np.arange(len(sequences)), share_repeats=True
+        )
         generator = torch.Generator().manual_seed(seed)
         num_rows = sum(length - 1 for length in lengths)
 
@@ -153,7 +155,9 @@ def test_one_source_has_one_loss(problem):
 
 def test_candidates_by_hand(interactions_of):
     """Of equal scores the cross-entropy is the log of the number of candidates."""
-    batch = train_batch(interactions_of([[1, 2, 9, 9], [3, 4, 4, 9, 9], [1, 9, 9]], NUM_ITEMS, 10), np.arange(3))
+    batch = train_batch(
+        interactions_of([[1, 2, 9, 9], [3, 4, 4, 9, 9], [1, 9, 9]], NUM_ITEMS, 10), np.arange(3), share_repeats=True
+    )
     losses = run_objective(
         batch,
         {"id": torch.zeros(3, DIM, dtype=torch.float64)},
@@ -164,15 +168,15 @@ def test_candidates_by_hand(interactions_of):
     # User 0 predicts 2: itself, 3, 4, 4; the third user's 1 is also his own. User 1 predicts 4 twice: itself, 1, 2, 1.
     assert losses["loss"].item() == pytest.approx((math.log(4) + 2 * math.log(4)) / 3)
     users = torch.repeat_interleave(batch.inputs.lengths)
-    copies = log_candidates(batch.candidates.float().log(), users, batch.targets).exp()
+    copies = candidates_of_rows(batch.candidates.float().log(), users, batch.targets).exp()
     assert copies.tolist() == [[0, 1, 1, 2], [2, 1, 0, 1], [2, 1, 0, 1]]
 
 
 def test_a_target_without_competitors_has_no_loss_and_finite_gradients():
     """Two users of the same items: nothing but the target is a candidate."""
     logits = torch.randn(1, 2, requires_grad=True)
-    log_copies = log_candidates(torch.zeros(2, 2).log(), torch.tensor([0]), torch.tensor([1]))
-    loss = debiased_cross_entropy(logits, log_copies, torch.tensor([1]))
+    log_counts = candidates_of_rows(torch.zeros(2, 2).log(), torch.tensor([0]), torch.tensor([1]))
+    loss = debiased_cross_entropy(logits, log_counts, torch.tensor([1]))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad.abs().sum() == 0

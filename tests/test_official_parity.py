@@ -16,7 +16,7 @@ from odmt.config import ModelConfig
 from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.losses import in_batch_logits, log_candidates
+from odmt.losses import candidates_of_rows, in_batch_logits
 from odmt.metrics import OUT_OF_REACH
 from odmt.models.builder import initial_id_table
 from odmt.models.official import official_name
@@ -70,7 +70,7 @@ def test_logits(golden):
     numbers = batch.items.numbers
     users = torch.repeat_interleave(batch.inputs.lengths)
     log_popularity = golden.arrays["item_popularity"].float().log()[numbers]
-    log_copies = log_candidates(batch.candidates.float().log(), users, batch.targets)
+    log_counts = candidates_of_rows(batch.candidates.float().log(), users, batch.targets)
     columns = torch.searchsorted(numbers, item_ids.flatten()).clamp(max=len(numbers) - 1)  # distinct item of a position
     with torch.no_grad():
         states, vectors = model(batch)
@@ -80,7 +80,7 @@ def test_logits(golden):
             got = in_batch_logits(states[source], vectors[source], log_popularity)
             assert_close(got[:, columns][unmasked], expected[unmasked])
             copies = torch.zeros_like(got).index_add_(1, columns, unmasked.float())
-            assert torch.equal(log_copies.exp().round(), copies), "other candidates than the official code's"
+            assert torch.equal(log_counts.exp().round(), copies), "other candidates than the official code's"
 
 
 def test_losses_and_gradients(golden):

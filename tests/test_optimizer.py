@@ -42,7 +42,7 @@ def test_sparse_gradients_give_the_weights_of_dense_ones(max_norm):
             torch.testing.assert_close(parameter, wanted)
 
 
-def test_its_state_is_adamws(tmp_path):
+def test_its_state_is_adamws():
     """A checkpoint of one can be continued by the other."""
     model = model_of(sparse=True)
     optimizer = RowwiseAdamW(model.parameters(), 0.01, 0.1)

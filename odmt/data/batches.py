@@ -12,7 +12,6 @@ from torch import Tensor
 
 from odmt.data.interactions import Interactions
 
-
 CPU_BLOCK = 128  # items that are encoded at a time on a CPU: what a layer makes of them stays near its cache
 
 
@@ -62,6 +61,7 @@ class Items:
 
     def repeat(self, rows: Tensor) -> Tensor:
         """A row an item [M, ...] -> a row a vector [V, ...]."""
+        assert len(rows) == len(self.numbers), f"{len(rows)} rows for {len(self.numbers)} items"
         return rows if self.owners is None else rows.index_select(0, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
@@ -104,7 +104,7 @@ class Batch:
         items: the M distinct items of the training parts, and how many vectors they get.
         inputs: what the backbones see.
         targets: int64 [P], indices into the V vectors.
-        candidates: int64 [B, V], how many positions each vector stands for as a candidate of a user's predictions (Eq. 5): none
+        candidates: int32 [B, V], how many positions each vector stands for as a candidate of a user's predictions (Eq. 5): none
             where its item is among the user's own. That the target is a candidate is not counted here.
     """
 
@@ -115,7 +115,7 @@ class Batch:
 
 
 def train_batch(
-    interactions: Interactions, users: np.ndarray, share_repeats: bool = True, token_counts: np.ndarray | None = None
+    interactions: Interactions, users: np.ndarray, share_repeats: bool, token_counts: np.ndarray | None = None
 ) -> Batch:
     """Build the batch of some users, without features.
 
@@ -136,10 +136,10 @@ def train_batch(
     own[user_of_row, rows] = True
     items = Items(torch.from_numpy(numbers.astype(np.int64)), {})
     if share_repeats:
-        candidates = np.where(own, 0, counts)
+        candidates = np.where(own, 0, counts).astype(np.int32)
     else:
         items.owners = torch.from_numpy(np.repeat(np.arange(len(numbers)), counts))
-        candidates = (~own).repeat(counts, 1).astype(np.int64)
+        candidates = (~own).repeat(counts, 1).astype(np.int32)
         order = np.argsort(rows, kind="stable")
         rows[order] = np.arange(len(rows))
     ends = np.cumsum(lengths)

@@ -30,4 +30,4 @@ class Dropout(nn.Dropout):
         """Zero elements with probability p in training, and scale the others so that the mean stays."""
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        return _Masked.apply(x, round(self.p * LEVELS))
+        return _Masked.apply(x, min(round(self.p * LEVELS), LEVELS - 1))

@@ -5,8 +5,9 @@ order is free. Each source starts in a column of its own, the same for every ite
 These R rows are all that is read in the end.
 
 Deviation: the official code encodes every occurrence of an item in a batch by itself. Here the tokens of an item pass the layers
-once, as keys and values, and the R rows that are read pass them once an occurrence, with dropout masks of their own. One mask
-for all occurrences would be simpler and a little faster, but where items repeat often the model learns worse (BENCHMARKS.md).
+once, as keys and values, with one set of dropout masks; the R rows that are read pass them once an occurrence, with masks of their
+own, and attend to the others and to another copy of themselves. Without dropout the numbers are the same. One set of masks for
+everything would be simpler, but where items repeat often in a batch the model learns worse (BENCHMARKS.md).
 """
 
 import torch
