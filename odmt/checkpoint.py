@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,9 +38,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises:
         InputError: no such file, or not one of ours.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118
+
+
+def load_metadata(path: Path) -> dict:
+    """Read only the metadata; raises as `load_tensors`."""
+    with _opened(path) as file:
+        return json.loads(file.metadata()["metadata"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118
+            yield file
     except Exception as error:
         raise InputError(f"{path}: cannot be read as a checkpoint: {error}; remove it to start over") from error
 

@@ -37,7 +37,8 @@ class DataConfig:
         min_seq_len: users with fewer interactions are dropped.
         popularity_power: exponent of the training counts in pop(i) of Eq. 6.
         placement: where the frozen features live: `device` (float16 on the GPU, or in RAM on a CPU), `pinned` (page-locked
-            RAM, gathered one step ahead), `disk` (read from LMDB by threads one step ahead), `auto` (the first that fits).
+            RAM, gathered one step ahead), `disk` (read from LMDB by threads one step ahead), `auto` (with a GPU the first that
+            fits; on a CPU `disk`, since the page cache is RAM that all processes share).
         device_budget_gb: features up to this size (GB) are put on the device by `auto`.
         pinned_budget_gb: features up to this size (GB, of every process) are put into pinned RAM by `auto`.
     """

@@ -53,16 +53,24 @@ class RunFolder:
         return self.path / "ranks.safetensors"
 
     def result(self) -> dict | None:
-        """The result of a finished run, None where there is none yet."""
+        """The result of a finished run, None where there is none yet or more epochs are asked for now."""
         path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file() or self.config.train.epochs > self._started_with().train.epochs:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _started_with(self) -> Config:
+        return load_config([str(self.path / "config.yaml")])
 
     def check(self, resume: bool, overwrite: bool):
-        """Refuse to mix two runs.
+        """Refuse to mix two runs; but a run may be continued for more epochs.
 
         Raises:
-            InputError: the folder holds a run and neither flag is set, or it was started with another configuration.
+            InputError: the folder holds a run and neither flag is set, or both are, or it was started with another
+                configuration.
         """
+        if resume and overwrite:
+            raise InputError("--resume continues a run, --overwrite replaces it: give one of them")
         started = self.path / "config.yaml"
         if overwrite or not started.exists():
             return
@@ -70,8 +78,9 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite, or set name="
             )
-        before, now = dict(flatten(load_config([str(started)]))), dict(flatten(self.config))
-        differing = [f"{key}={before[key]} (now {now[key]})" for key in now if before[key] != now[key] and key not in FREE_KEYS]
+        before, now = dict(flatten(self._started_with())), dict(flatten(self.config))
+        free = FREE_KEYS | ({"train.epochs"} if now["train.epochs"] > before["train.epochs"] else set())
+        differing = [f"{key}={before[key]} (now {now[key]})" for key in now if before[key] != now[key] and key not in free]
         if differing:
             raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
 
@@ -80,6 +89,7 @@ class RunFolder:
         if overwrite and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
         save_config(self.config, self.path / "config.yaml")
         write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from odmt.checkpoint import load_tensors, load_training, save_tensors, save_training
+from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
 from odmt.cli import report_mistakes
 from odmt.config import Config, config_parser, load_config
 from odmt.data.batches import Batch, epoch_users, to_device, train_batch
 from odmt.data.features import FeatureTable, count_tokens, gather_features, left_out_items, load_features
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, barrier, mean_over_processes, open_world
+from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.losses import Objective
 from odmt.metrics import popularity_groups, summarize, summarize_groups
@@ -55,12 +56,14 @@ class Progress:
         best_epoch: the one with the best validation.
         history: a line of metrics an epoch.
         scaler: state of the fp16 loss scaling.
+        data: fingerprint of the interactions.
     """
 
     epoch: int = 0
     best_epoch: int = 0
     history: list[dict] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
+    data: str = ""
 
     def best(self) -> float:
         """The best validation recall@10 so far."""
@@ -87,7 +90,7 @@ class Trainer:
         self.optimizer = RowwiseAdamW(self.model.parameters(), train.lr, train.weight_decay)
         self.precision = Precision.choose(train.precision, world.device)
         self.scaler = self.precision.loss_scaler()
-        self.progress = Progress()
+        self.progress = Progress(data=interactions.fingerprint())
 
     @classmethod
     def load(cls, config: Config, world: World) -> "Trainer":
@@ -120,13 +123,21 @@ class Trainer:
         return Objective(log_popularity, self.config.model.fusion == "late", self.config.distillation if separate else None)
 
     def resume(self):
-        """Continue from the last checkpoint, where there is one."""
+        """Continue from the last checkpoint, where there is one.
+
+        Raises:
+            InputError: it was trained on other interactions.
+        """
         if self.folder.last.exists():
+            if load_metadata(self.folder.last)["data"] != self.progress.data:
+                raise InputError(
+                    f"{self.folder.last}: trained on other users, items or interactions than {self.config.data.folder} holds now; "
+                    "bring these back, --overwrite the run, or set another name="
+                )
             self.progress = Progress(**load_training(self.folder.last, self.model, self.optimizer))
             self.scaler.load_state_dict(self.progress.scaler)
             if self.world.is_main:  # the run may have been killed between the checkpoint and the metrics
                 self.folder.write_metrics(self.progress.history)
-            log.info("continuing after epoch %d", self.progress.epoch)
 
     def fit(self):
         """Train epoch by epoch; every one is validated, checkpointed and logged."""
@@ -289,13 +300,15 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
         return result
     with open_world(config.train.device) as world:
         trainer = Trainer.load(config, world)
+        if resume:
+            trainer.resume()
         if world.is_main:
             folder.open(overwrite)
         try:
             barrier(world)
             log.info("%s: %s", folder.path, trainer)
-            if resume:
-                trainer.resume()
+            if trainer.progress.epoch:
+                log.info("continuing after epoch %d", trainer.progress.epoch)
             trainer.fit()
             return trainer.finish()
         finally:

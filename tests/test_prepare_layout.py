@@ -35,6 +35,7 @@ def test_drops_in_the_order_of_the_specification(capsys):
         "items without text": 2,
         "items without image": 1,
         "users with fewer than 5 interactions": 3,
+        "interactions older than their user's last 6": 3,
         "items left with no interaction": 1,
     }
     dataset.report("arts")
@@ -48,6 +49,11 @@ def test_without_pictures_only_texts_count():
     dataset = Dataset(histories(u="a b c"), items(a="A", b="B", c="C"), None, Cut(3, 15))
     assert dataset.item_ids == ["a", "b", "c"]
     assert dataset.dropped == {}
+
+
+def test_what_is_cut_off_is_counted():
+    dataset = Dataset(histories(u="a b c a b", v="a b c"), items(a="A", b="B", c="C"), None, Cut(3, 4))
+    assert dataset.dropped == {"interactions older than their user's last 4": 1}
 
 
 def test_what_is_written_is_what_the_reader_reads(tmp_path):

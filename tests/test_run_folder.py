@@ -41,6 +41,23 @@ def test_a_run_is_not_continued_with_other_settings(folder):
     folder("model.dim=64").check(resume=False, overwrite=True)
 
 
+def test_continuing_and_replacing_are_not_asked_for_at_once(folder):
+    with pytest.raises(InputError, match="--resume continues a run, --overwrite replaces it: give one of them"):
+        folder().check(resume=True, overwrite=True)
+
+
+def test_a_run_may_be_continued_for_more_epochs_but_not_for_fewer(folder):
+    started = folder("train.epochs=5")
+    started.open(overwrite=False)
+    started.write_result({"epochs": 5})
+    started.close()
+    folder("train.epochs=6").check(resume=True, overwrite=False)
+    assert folder("train.epochs=5").result() == {"epochs": 5}
+    assert folder("train.epochs=6").result() is None
+    with pytest.raises(InputError, match=r"started with train.epochs=5 \(now 4\)"):
+        folder("train.epochs=4").check(resume=True, overwrite=False)
+
+
 def test_free_keys_exist():
     assert dict(flatten(load_config([]))).keys() >= FREE_KEYS
 

@@ -200,6 +200,29 @@ def test_early_stopping(arguments):
     assert (result["best_epoch"], result["epochs"]) == (1, 3)
 
 
+def test_a_finished_run_goes_on_to_more_epochs(arguments, tmp_path):
+    """As if it had never stopped in between."""
+    train(load_config(arguments("train.epochs=4")))
+    train(load_config(arguments("train.epochs=2", "name=longer")))
+    result = train(load_config(arguments("train.epochs=4", "name=longer")), resume=True)
+    assert result["epochs"] == 4
+    assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "longer")
+
+
+def test_a_run_is_not_continued_on_other_data(arguments, tmp_path):
+    config = load_config(arguments("train.epochs=2"))
+    train(config)
+    before = (tmp_path / "ring" / "run" / "result.json").read_bytes()
+    moved = tmp_path / "moved"
+    shutil.copytree(config.data.folder, moved / "ring")
+    items = moved / "ring" / "items.tsv"
+    items.write_text("".join(reversed(items.read_text().splitlines(keepends=True))))
+    longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
+    with pytest.raises(InputError, match=r"last.safetensors: trained on other users, items or interactions than .*/ring holds"):
+        train(longer, resume=True)
+    assert (tmp_path / "ring" / "run" / "result.json").read_bytes() == before
+
+
 def test_an_existing_run_is_not_touched(finished):
     args, folder = finished
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
@@ -326,7 +349,10 @@ def test_mistakes_and_failures_have_a_status_and_no_traceback(arguments, tmp_pat
 
 
 def test_missing_features_name_the_command(arguments, ring_root, tmp_path):
-    shutil.copytree(ring_root, tmp_path / "data", ignore=shutil.ignore_patterns("image"))
+    shutil.copytree(ring_root, tmp_path / "data", ignore=shutil.ignore_patterns("image*"))
+    with pytest.raises(InputError, match=r"ring: the dataset has no images; take a model without them, model.sources=\[id,text\]"):
+        train(load_config(arguments(f"data.root={tmp_path / 'data'}")))
+    (tmp_path / "data" / "ring" / "images").mkdir()
     with pytest.raises(InputError, match=r"features/image: the dataset has no image features; make them with: python scripts/"):
         train(load_config(arguments(f"data.root={tmp_path / 'data'}")))
     train(load_config(arguments(f"data.root={tmp_path / 'data'}", "model.sources=[id,text]", "model.id_init=text")))

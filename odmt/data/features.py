@@ -112,10 +112,15 @@ class ResidentTable:
         indices = numbers.numpy() - 1
         lengths = self.lengths[indices]
         shifts = np.repeat(self.starts[indices] - np.cumsum(lengths) + lengths, lengths)
-        rows = torch.from_numpy(np.arange(lengths.sum()) + shifts)
-        pinned = self.values.is_pinned()
-        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=self.values.device, pin_memory=pinned)
-        torch.index_select(self.values, 0, rows.to(self.values.device, non_blocking=True), out=values)
+        rows = np.arange(lengths.sum()) + shifts
+        device = self.values.device
+        if device.type == "cpu":
+            # By NumPy: a parallel PyTorch call in the thread that prepares batches would make OpenMP send its threads to sleep
+            # between all calls of the main thread, a step half as long again.
+            values = torch.empty(len(rows), self.width, dtype=torch.float16, pin_memory=self.values.is_pinned())
+            np.take(self.values.numpy(), rows, axis=0, out=values.numpy(), mode="clip")
+        else:
+            values = self.values.index_select(0, torch.from_numpy(rows).to(device, non_blocking=True))
         return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
 
     def cls(self) -> Tensor:
@@ -184,6 +189,8 @@ def _choose(data: DataConfig, size: float, device: torch.device) -> str:
 def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
     command = f"python scripts/extract_features.py --dataset {folder}"
     path = folder / "features" / source
+    if source == "image" and not path.is_dir() and not (folder / "images").is_dir():
+        raise InputError(f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text]")
     if not path.is_dir():
         raise InputError(f"{path}: the dataset has no {source} features; make them with: {command}")
     store = FeatureStore(path)

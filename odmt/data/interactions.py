@@ -4,6 +4,7 @@
 (`item<TAB>field<TAB>field ...`). Legend: U users, N items (numbered from 1, 0 is padding), L = max_seq_len.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,13 @@ class Interactions:
             offsets=offsets,
             max_seq_len=max_seq_len,
         )
+
+    def fingerprint(self) -> str:
+        """A hash of names and windows: what a model with an ID table cannot do without."""
+        digest = hashlib.sha256(self.items.tobytes() + self.offsets.tobytes())
+        for names in (self.user_ids, self.item_ids):
+            digest.update("\n".join(names).encode())
+        return digest.hexdigest()
 
     @property
     def num_users(self) -> int:

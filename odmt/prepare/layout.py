@@ -119,6 +119,8 @@ class Dataset:
         long = rest.filter(pl.col("items").list.len() >= cut.min_length)
         self._count(f"users with fewer than {cut.min_length} interactions", len(histories) - len(long))
         self.histories = long.with_columns(pl.col("items").list.tail(cut.last))
+        old = long["items"].list.len().sum() - self.histories["items"].list.len().sum()
+        self._count(f"interactions older than their user's last {cut.last}", old)
         left = self.histories.select(pl.col("items").explode().unique().alias("item"))
         self.items = described.join(left, on="item", how="semi", maintain_order="left")
         self._count("items left with no interaction", len(described) - len(self.items))
