@@ -1,6 +1,5 @@
 """Preparing H&M and an Amazon category from generated raw files of the real sizes."""
 
-import json as json_format
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,10 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tabulate import tabulate
-
 from odmt.bench.measure import in_fresh_process, process_memory
 from odmt.bench.raw_files import write_category, write_hm
+from odmt.bench.results import Measurement, report
 from odmt.prepare.amazon import amazon
 from odmt.prepare.hm import hm
 
@@ -55,26 +53,21 @@ def prepare(
                 "metadata": amazon_files / "meta_Category.json.gz",
                 "out": Path(out) / "amazon",
             }
-            entries = [
-                {"name": "prepare hm", "rows": transactions, **in_fresh_process(_measure, hm, hm_call)},
-                {"name": "prepare amazon", "rows": reviews + metadata, **in_fresh_process(_measure, amazon, amazon_call)},
+            measurements = [
+                _measurement("prepare hm", transactions, *in_fresh_process(_measure, hm, hm_call)),
+                _measurement("prepare amazon", reviews + metadata, *in_fresh_process(_measure, amazon, amazon_call)),
             ]
-    print(
-        tabulate(
-            [[e["name"], e["rows"], e["seconds"], e["peak_bytes"] / 1e9] for e in entries],
-            ["", "rows", "seconds", "peak GB"],
-            intfmt=",",
-            floatfmt=".1f",
-        )
-    )
-    if json:
-        Path(json).write_text(json_format.dumps(entries, indent=2))
+    report(measurements, json)
 
 
-def _measure(function: Callable, arguments: dict[str, Any]) -> dict[str, float]:
+def _measurement(name: str, rows: int, seconds: float, peak_bytes: int) -> Measurement:
+    return Measurement(name, {"rows": rows}, [seconds], peak_bytes=peak_bytes, work={"rows": rows})
+
+
+def _measure(function: Callable, arguments: dict[str, Any]) -> tuple[float, int]:
     started = time.perf_counter()
     function(**arguments)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": process_memory("VmHWM")}
+    return time.perf_counter() - started, process_memory("VmHWM")
 
 
 def _generated(folder: Path, write: Callable, *sizes: int) -> Path:
