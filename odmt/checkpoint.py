@@ -39,13 +39,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         InputError: no such file, or not one of ours.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["metadata"])  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
 
 
 def load_metadata(path: Path) -> dict:
     """Read only the metadata; raises as `load_tensors`."""
     with _opened(path) as file:
-        return json.loads(file.metadata()["metadata"])
+        return _metadata(file)
+
+
+def _metadata(file) -> dict:
+    return json.loads(file.metadata()["metadata"])
 
 
 @contextmanager
