@@ -178,7 +178,7 @@ class Trainer:
         return dict(zip(losses, means))
 
     def batches(self, users: list[np.ndarray]) -> Iterator[Batch]:
-        """Build batches with their features one step ahead, in a thread."""
+        """Build batches with their features, for a GPU one step ahead, in a thread."""
 
         def build(block: np.ndarray) -> Batch:
             batch = train_batch(self.interactions, block, not self.config.model.noisy_items, self.token_counts)
@@ -186,8 +186,11 @@ class Trainer:
             return to_device(batch, self.world.device, self.precision.dtype)
 
         device = self.world.device
-        choose_gpu = partial(torch.cuda.set_device, device) if device.type == "cuda" else None  # threads start on the first
-        with ThreadPoolExecutor(1, initializer=choose_gpu) as pool:
+        if device.type == "cpu":  # every core computes already, and would wait for the one that builds
+            yield from map(build, users)
+            return
+        # Threads start on the first GPU.
+        with ThreadPoolExecutor(1, initializer=partial(torch.cuda.set_device, device)) as pool:
             upcoming = pool.submit(build, users[0])
             for following in [*users[1:], None]:
                 batch = upcoming.result()

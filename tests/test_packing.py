@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from odmt.models.packing import Packing
+from odmt.models.packing import Packing, fill_gaps
 
 LENGTHS = torch.tensor([2, 0, 3, 1])
 ROWS = torch.arange(1.0, 7.0)[:, None]
@@ -32,3 +32,15 @@ def test_gradients_are_those_of_the_plain_computation():
     grid = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(packing.pad, (rows,))
     assert torch.autograd.gradcheck(packing.pack, (grid,))
+
+
+@pytest.mark.parametrize(("lengths", "filled"), [([3, 3, 3, 2], True), ([3, 3, 3, 3], True), ([3, 2, 3, 2], False)])
+def test_gaps_are_filled_where_they_are_few(lengths, filled):
+    rows = torch.arange(1.0, 1 + sum(lengths))[:, None]
+    packing = Packing.right_padded(torch.tensor(lengths), len(rows), 3)
+    grid = packing.pad(rows)
+    rows, after = fill_gaps(rows, packing)
+    assert after.in_order == filled
+    assert len(rows) == (12 if filled else 10)
+    assert torch.equal(after.pad(rows), grid)
+    assert torch.equal(after.pack(grid), rows)

@@ -114,13 +114,8 @@ class ResidentTable:
         shifts = np.repeat(self.starts[indices] - np.cumsum(lengths) + lengths, lengths)
         rows = np.arange(lengths.sum()) + shifts
         device = self.values.device
-        if device.type == "cpu":
-            # By NumPy: a parallel PyTorch call in the thread that prepares batches would make OpenMP send its threads to sleep
-            # between all calls of the main thread, a step half as long again.
-            values = torch.empty(len(rows), self.width, dtype=torch.float16, pin_memory=self.values.is_pinned())
-            np.take(self.values.numpy(), rows, axis=0, out=values.numpy(), mode="clip")
-        else:
-            values = self.values.index_select(0, torch.from_numpy(rows).to(device, non_blocking=True))
+        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=device, pin_memory=self.values.is_pinned())
+        torch.index_select(self.values, 0, torch.from_numpy(rows).to(device, non_blocking=True), out=values)
         return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
 
     def cls(self) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
 from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing
+from odmt.models.packing import Packing, fill_gaps
 from odmt.models.towers import ItemTable, head
 from odmt.models.transformer import TransformerBlock, item_heads
 
@@ -68,8 +68,9 @@ class IdAwareMultimodalTransformer(nn.Module):
         projected = {source: self.projections[source](part.values) for source, part in tokens.items()}
         read = torch.stack([projected[source].index_select(0, tokens[source].firsts) for source in self.sources], 1)
         read = self.dropout(items.repeat(read))  # [V, R, D]
-        rows = self.dropout(torch.cat(list(projected.values())))  # [sum of tokens, D]
         allowed = self._allowed(packing, firsts)
+        rows, packing = fill_gaps(torch.cat(list(projected.values())), packing)  # [sum of tokens, D]
+        rows = self.dropout(rows)
         allowed_read = items.repeat(torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2))
         for block in self.blocks[:-1]:
             read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)

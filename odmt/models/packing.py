@@ -6,6 +6,8 @@ Legend: P real rows, B sequences, L columns, D width.
 import torch
 from torch import Tensor
 
+WORTH_FILLING = 0.9  # of a grid
+
 
 class _Pad(torch.autograd.Function):
     """Scatter rows to distinct slots of a zero grid; the gradient is the gather back (autograd's own would add)."""
@@ -42,11 +44,18 @@ class Packing:
     Attributes:
         slots: int64 [P], distinct positions in the flattened grid.
         shape: (B, L).
+        in_order: the rows are the grid, slot after slot, so that padding and packing do nothing.
     """
 
-    def __init__(self, slots: Tensor, shape: tuple[int, int]):
+    def __init__(self, slots: Tensor, shape: tuple[int, int], in_order: bool = False):
         self.slots = slots
         self.shape = shape
+        self.in_order = in_order
+
+    @classmethod
+    def full(cls, shape: tuple[int, int], device: torch.device) -> "Packing":
+        """A grid without padding."""
+        return cls(torch.arange(shape[0] * shape[1], device=device), shape, in_order=True)
 
     @classmethod
     def right_padded(cls, lengths: Tensor, total: int, width: int, start: int = 0) -> "Packing":
@@ -84,11 +93,22 @@ class Packing:
 
     def pad(self, rows: Tensor) -> Tensor:
         """Packed rows [P, D] -> grid [B, L, D], zero where there is no row."""
+        if self.in_order:
+            return rows.view(*self.shape, -1)
         return _Pad.apply(rows, self.slots, self.shape[0] * self.shape[1]).view(*self.shape, rows.shape[1])
 
     def pack(self, grid: Tensor) -> Tensor:
         """Grid [B, L, D] -> packed rows [P, D]."""
+        if self.in_order:
+            return grid.flatten(0, 1)
         return _Pack.apply(grid.reshape(-1, grid.shape[-1]), self.slots)
+
+
+def fill_gaps(rows: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
+    """Rows [P, D] as the whole grid [B * L, D] where little of it is padding, which costs less than to leave it out."""
+    if len(rows) < WORTH_FILLING * packing.shape[0] * packing.shape[1]:
+        return rows, packing
+    return packing.pad(rows).flatten(0, 1), Packing.full(packing.shape, rows.device)
 
 
 def _slots(firsts: Tensor, lengths: Tensor, total: int) -> Tensor:

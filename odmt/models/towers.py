@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from odmt.data.batches import Items, Tokens
 from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing
+from odmt.models.packing import Packing, fill_gaps
 from odmt.models.transformer import TransformerBlock, item_heads
 
 
@@ -94,7 +94,8 @@ class TransformerTower(nn.Module):
         allowed_read = items.repeat(allowed)
         projected = self.projection(tokens.values)
         read = self.dropout(items.repeat(projected.index_select(0, tokens.firsts)))[:, None]  # [V, 1, D]
-        rows = self.dropout(projected)
+        rows, packing = fill_gaps(projected, packing)
+        rows = self.dropout(rows)
         for block in self.blocks[:-1]:
             read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
             rows = block(rows, packing, allowed)

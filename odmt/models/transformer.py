@@ -3,6 +3,7 @@
 Legend: P packed rows, B sequences, L columns, V readers of R rows each, D width, H heads.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,13 +47,8 @@ class TransformerBlock(nn.Module):
         Returns:
             [P, D].
         """
-        # [P, D] -> [B, L, D] -> [B, H, L, D/H]
-        queries, keys, values = (
-            packing.pad(project(rows)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
-        attended = self._attend(queries, keys, values, allowed)
-        return self._finish(rows, packing.pack(attended.transpose(1, 2).flatten(2)))
+        queries, keys, values = (packing.pad(project(rows)) for project in (self.query, self.key, self.value))
+        return self._finish(rows, packing.pack(self._attend(queries, keys, values, allowed)))
 
     def read(self, rows: Tensor, grid: Tensor, allowed: Tensor) -> Tensor:
         """Update rows that attend to a grid: what `forward` gives to the rows of the grid, without keys and values of all rows.
@@ -82,11 +78,19 @@ class TransformerBlock(nn.Module):
         return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
+        """Attention of grids [B, L, D]."""
         rate = self.dropout.p if self.training else 0.0
         if rate and queries.device.type == "cpu":  # no kernel there has dropout, and the fallback is slower
-            scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-            return self.dropout(scores.add_(allowed.to(scores.dtype).log()).softmax(-1)) @ values
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=rate)
+            scale, heads = (queries.shape[-1] // self.num_heads) ** -0.5, []
+            bias = torch.where(allowed[:, 0], queries.new_zeros(()), float("-inf"))
+            # As parts of the grid's columns the heads need no copies.
+            for query, key, value in zip(*(part.chunk(self.num_heads, -1) for part in (queries, keys, values))):
+                weights = torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1)
+                heads.append(self.dropout(weights) @ value)
+            return torch.cat(heads, -1)
+        # [B, L, D] -> [B, H, L, D/H]
+        heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+        return F.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=rate).transpose(1, 2).flatten(2)
 
     def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.attention_norm(rows + self.dropout(self.out(attended)))
