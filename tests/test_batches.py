@@ -88,10 +88,23 @@ def test_processes_share_an_epoch_evenly(num_users):
 
 
 def test_to_device_makes_features_the_precision_and_leaves_numbers():
-    items = Items(torch.tensor([1, 2]), {"text": Tokens(torch.ones(3, 4, dtype=torch.float16), torch.tensor([1, 2]), 2)})
+    items = Items(torch.tensor([1, 2]), {"text": Tokens(torch.ones(3, 4), torch.tensor([1, 2]), 2)})
     moved = to_device(items, torch.device("cpu"), torch.bfloat16)
     assert moved.numbers.dtype == torch.int64
     assert moved.features["text"].values.dtype == torch.bfloat16
     assert moved.features["text"].lengths.tolist() == [1, 2]
     assert moved.features["text"].longest == 2
-    assert items.features["text"].values.dtype == torch.float16
+    assert items.features["text"].values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([4, 0, 1, 5, 6, 7])])
+def test_half_precision_becomes_single_where_it_is_encoded_on_a_cpu(rows):
+    table = torch.arange(16, dtype=torch.float16).view(8, 2)
+    tokens = Tokens(table[:6] if rows is None else table, torch.tensor([1, 2, 3]), 3, rows)
+    moved = to_device(tokens, torch.device("cpu"), torch.bfloat16)
+    assert moved.values.data_ptr() == table.data_ptr()
+    first, second = moved.split(2)
+    assert torch.equal(torch.cat([first.values, second.values]), table[torch.arange(6) if rows is None else rows].float())
+    assert [part.lengths.tolist() for part in (first, second)] == [[1, 2], [3]]
+    assert (first.longest, second.longest) == (2, 3)
+    assert first.rows is None

@@ -20,29 +20,37 @@ class Tokens:
     """The feature tokens of M items, one item after the other, without padding.
 
     Attributes:
-        values: [T, W].
+        values: [T, W], or a table of which `rows` are the tokens.
         lengths: int64 [M].
         longest: the largest length, known without asking the device.
+        rows: int64 [T], for tokens on a CPU, which are copied where they are encoded; None: all rows in order.
     """
 
     values: Tensor
     lengths: Tensor
     longest: int
+    rows: Tensor | None = None
 
     @property
     def firsts(self) -> Tensor:
         """Where each item's tokens start, int64 [M]."""
         return self.lengths.cumsum(0) - self.lengths
 
-    def single(self) -> "Tokens":
-        """The tokens, those in half precision in single precision."""
-        return Tokens(self.values.float(), self.lengths, self.longest) if self.values.dtype == torch.float16 else self
+    def split(self, size: int) -> Iterator["Tokens"]:
+        """Copy out the tokens of `size` items at a time, half precision to single; on a CPU, since the lengths are looked at.
 
-    def split(self, size: int) -> list["Tokens"]:
-        """The tokens of `size` items each; for tokens on a CPU, since the lengths are looked at."""
+        Without gradients a part is overwritten by the next: fresh memory costs more than what is written to it.
+        """
         lengths = self.lengths.split(size)
-        values = self.values.split([int(part.sum()) for part in lengths])
-        return [Tokens(value, part, int(part.max())) for value, part in zip(values, lengths)]
+        counts = [int(part.sum()) for part in lengths]
+        rows = [None] * len(counts) if self.rows is None else self.rows.split(counts)
+        values = self.values.split(counts) if self.rows is None else [self.values] * len(counts)
+        reused = None if torch.is_grad_enabled() else torch.empty(max(counts), self.values.shape[1])
+        for value, row, length in zip(values, rows, lengths):
+            value = value if row is None else value.index_select(0, row)
+            if value.dtype == torch.float16:
+                value = value.float() if reused is None else reused[: len(value)].copy_(value)
+            yield Tokens(value, length, int(length.max()))
 
 
 @dataclass
@@ -76,7 +84,7 @@ class Items:
             if self.owners is not None:
                 begin, end = torch.searchsorted(self.owners, torch.tensor([first, first + len(numbers)])).tolist()
                 owners = self.owners[begin:end] - first
-            yield Items(numbers, {source: tokens[block].single() for source, tokens in features.items()}, owners)
+            yield Items(numbers, {source: next(parts) for source, parts in features.items()}, owners)
 
 
 @dataclass
@@ -174,10 +182,10 @@ def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: in
 def to_device(part, device: torch.device, dtype: torch.dtype):
     """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`.
 
-    But float16 becomes float32 on a CPU only where it is encoded, block by block: written to memory it would be twice as large.
+    But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory.
     """
     if isinstance(part, Tensor):
-        if device.type == "cpu" and part.dtype == torch.float16 and dtype == torch.float32:
+        if device.type == "cpu" and part.dtype == torch.float16 and dtype != torch.float64:
             return part
         if device.type == "cuda" and part.device.type == "cpu":
             part = part.pin_memory()

@@ -108,15 +108,18 @@ class ResidentTable:
             self.values[first : first + rows] = staged.to(device)
 
     def gather(self, numbers: Tensor) -> Tokens:
-        """The tokens of items [M] where the features are; from pinned RAM into pinned RAM."""
+        """The tokens of items [M] where the features are; from pinned RAM into pinned RAM; on a CPU not copied yet."""
         indices = numbers.numpy() - 1
         lengths = self.lengths[indices]
         shifts = np.repeat(self.starts[indices] - np.cumsum(lengths) + lengths, lengths)
         rows = np.arange(lengths.sum()) + shifts
-        device = self.values.device
-        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=device, pin_memory=self.values.is_pinned())
-        torch.index_select(self.values, 0, torch.from_numpy(rows).to(device, non_blocking=True), out=values)
-        return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
+        device, pinned = self.values.device, self.values.is_pinned()
+        rows, lengths, longest = torch.from_numpy(rows), torch.from_numpy(lengths), int(lengths.max())
+        if device.type == "cpu" and not pinned:
+            return Tokens(self.values, lengths, longest, rows)
+        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=device, pin_memory=pinned)
+        torch.index_select(self.values, 0, rows.to(device, non_blocking=True), out=values)
+        return Tokens(values, lengths, longest)
 
     def cls(self) -> Tensor:
         """The first token of every item, float32 [N + 1, W] on the CPU."""

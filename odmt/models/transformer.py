@@ -47,7 +47,7 @@ class TransformerBlock(nn.Module):
         Returns:
             [P, D].
         """
-        queries, keys, values = (packing.pad(project(rows)) for project in (self.query, self.key, self.value))
+        queries, keys, values = (packing.pad(project(rows)) for project in (self._query, self.key, self.value))
         return self._finish(rows, packing.pack(self._attend(queries, keys, values, allowed)))
 
     def read(self, rows: Tensor, grid: Tensor, allowed: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class TransformerBlock(nn.Module):
         """
         (num_readers, num_read, dim), heads = rows.shape, self.num_heads
         # Per head: [V, R, H, D/H] x [H, D/H, D] -> [V, H, R, D]
-        queries = self.query(rows).unflatten(-1, (heads, -1)) * (dim // heads) ** -0.5
+        queries = self._query(rows).unflatten(-1, (heads, -1))
         queries = queries.permute(2, 0, 1, 3).flatten(1, 2) @ self.key.weight.view(heads, -1, dim)
         queries = queries.unflatten(1, (num_readers, num_read)).transpose(0, 1).flatten(1, 2)
         scores = (queries @ grid.transpose(1, 2)).unflatten(1, (heads, num_read))
@@ -78,19 +78,24 @@ class TransformerBlock(nn.Module):
         return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
-        """Attention of grids [B, L, D]."""
+        """Attention of grids [B, L, D], the queries scaled already."""
         rate = self.dropout.p if self.training else 0.0
         if rate and queries.device.type == "cpu":  # no kernel there has dropout, and the fallback is slower
-            scale, heads = (queries.shape[-1] // self.num_heads) ** -0.5, []
+            heads = []
             bias = torch.where(allowed[:, 0], queries.new_zeros(()), float("-inf"))
             # As parts of the grid's columns the heads need no copies.
             for query, key, value in zip(*(part.chunk(self.num_heads, -1) for part in (queries, keys, values))):
-                weights = torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1)
+                weights = torch.baddbmm(bias, query, key.mT).softmax(-1)
                 heads.append(self.dropout(weights) @ value)
             return torch.cat(heads, -1)
         # [B, L, D] -> [B, H, L, D/H]
         heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-        return F.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=rate).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=rate, scale=1.0)
+        return attended.transpose(1, 2).flatten(2)
+
+    def _query(self, rows: Tensor) -> Tensor:
+        """Queries divided by sqrt(D/H): the weights are, of which there are fewer."""
+        return F.linear(rows, self.query.weight * (rows.shape[-1] // self.num_heads) ** -0.5)
 
     def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.attention_norm(rows + self.dropout(self.out(attended)))
