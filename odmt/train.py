@@ -150,7 +150,8 @@ class Trainer:
             started = time.perf_counter()
             losses = self.train_epoch(self.progress.epoch + 1)
             trained = time.perf_counter()
-            metrics = {f"{split}/{name}": value for split in splits for name, value in summarize(self.rank(split)).items()}
+            ranks = self.rank(*splits)
+            metrics = {f"{split}/{name}": value for split in splits for name, value in summarize(ranks[split]).items()}
             seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
             self._finish_epoch({**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds})
 
@@ -211,10 +212,10 @@ class Trainer:
         self.scaler.update()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def rank(self, split: str) -> dict[str, np.ndarray]:
-        """Ranks of all users' held-out items by source."""
+    def rank(self, *splits: str) -> dict[str, dict[str, np.ndarray]]:
+        """Ranks of all users' held-out items by split and source, from one encoding of the catalogue."""
         catalogue = encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
-        return rank_targets(self.model, catalogue, self.interactions, split, self.world)
+        return {split: rank_targets(self.model, catalogue, self.interactions, split, self.world) for split in splits}
 
     def _check_finite(self, losses: Tensor, names: list[str], users: list[np.ndarray], step: int, epoch: int):
         bad = torch.nonzero(~losses.isfinite().all(1)).flatten().tolist()
@@ -270,7 +271,7 @@ class Trainer:
         """Test the best epoch's weights, once; write the ranks and the result."""
         weights, _ = load_tensors(self.folder.best)
         self.model.load_state_dict(weights)
-        ranks = self.rank("test")
+        ranks = self.rank("test")["test"]
         targets = self.interactions.targets("test")
         best = self.progress.history[self.progress.best_epoch - 1]
         result = {

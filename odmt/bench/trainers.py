@@ -14,7 +14,6 @@ from odmt.bench.synthetic import SyntheticTable
 from odmt.config import Config
 from odmt.data.interactions import Interactions
 from odmt.distributed import World
-from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.losses import ramp_up
 from odmt.precision import Precision
 from odmt.train import Trainer
@@ -59,9 +58,7 @@ class InMemoryTrainer(Trainer):
     def run_epoch(self):
         """One epoch, one validation, one test."""
         self.train_epoch(1)
-        catalogue = encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
-        for split in ("valid", "test"):
-            rank_targets(self.model, catalogue, self.interactions, split, self.world)
+        self.rank("valid", "test")
 
 
 class OfficialTrainer:
