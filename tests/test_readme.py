@@ -3,19 +3,50 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from ring_dataset import write_ring
+
+from odmt.checkpoint import load_tensors
+from odmt.config import load_config
+from odmt.train import train
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_part_of_your_own(tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
-    assert "data/demo" in code
-    write_ring(tmp_path / "data" / "demo", 1280, 15, ())
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the one Python example with a word in it, in a folder with a dataset named demo; returns its names."""
+
+    def run(word: str) -> dict:
+        blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+        (code,) = (block for block in blocks if word in block)
+        names: dict = {}
+        exec(compile(code, str(README), "exec"), names)
+        return names
+
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(compile(code, str(README), "exec"), names)
+    return run
+
+
+def test_what_a_run_recommends(run, capsys):
+    write_ring(Path("data/demo"), 40, 12)
+    train(load_config(["data.dataset=demo", "model.dim=8", "train.epochs=1", "train.batch_size=20"]))
+    capsys.readouterr()
+    names = run("topk")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["user0", "user1", "user2"]
+    # The same scores as in the test: its ranks leave out what a user has already.
+    ranks = load_tensors(Path("runs/demo/odmt/ranks.safetensors"))[0]["test/fused"][:3]
+    for user, (scores, rank) in enumerate(zip(names["scores"], ranks.tolist())):
+        history, target = range(user, user + 11), user + 11
+        higher = (scores > scores[target]).nonzero().flatten().tolist()
+        assert len(set(higher) - set(history)) + 1 == rank
+
+
+def test_the_part_of_your_own(run):
+    write_ring(Path("data/demo"), 1280, 15, ())
+    names = run("TwoTables")
     assert names["step"] == 9
     assert set(names["losses"]) == {"loss", "ce_first", "ce_second"}
     assert torch.isfinite(names["losses"]["loss"])
