@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.data.batches import Sequences
 from odmt.data.extraction import extract_features
 from odmt.data.features import left_out_items

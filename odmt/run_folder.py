@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from odmt.checkpoint import write_atomically
-from odmt.config import Config, flatten, load_config, save_config
+from odmt.config import Config
+from odmt.config_files import flatten, load_config, save_config
 from odmt.errors import InputError
 
 try:

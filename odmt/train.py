@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
 from odmt.cli import report_mistakes
-from odmt.config import Config, config_parser, load_config
+from odmt.config import Config
+from odmt.config_files import config_parser, load_config
 from odmt.data.batches import Batch, epoch_users, to_device, train_batch
 from odmt.data.features import FeatureTable, count_tokens, gather_features, left_out_items, load_features
 from odmt.data.interactions import Interactions

@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from odmt.config import Config, flatten, load_config
+from odmt.config import Config
+from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
 from odmt.trials import Trial
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import yaml
 
-from odmt.config import flatten, load_config, valid_keys
+from odmt.config_files import flatten, load_config, valid_keys
 from odmt.errors import InputError
 from odmt.run_folder import FREE_KEYS, RunFolder
 

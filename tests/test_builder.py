@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.models.builder import RANDOM_ID_WIDTH, initial_id_table
 
 NUM_ITEMS = 5

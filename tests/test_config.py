@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from odmt.config import Config, DistillationConfig, ModelConfig, config_parser, flatten, load_config, save_config, valid_keys
+from odmt.config import Config, DistillationConfig, ModelConfig
+from odmt.config_files import config_parser, flatten, load_config, save_config, valid_keys
 from odmt.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -108,13 +109,13 @@ def test_the_value_of_a_text_is_taken_as_it_is():
     ("pair", "words"),
     [
         ("model.dim=wide", ["model.dim", "wide"]),
-        ("model.dim=1.5", ["model.dim", "1.5"]),
+        ("model.dim=1.5", ["model.dim", "Expected a int. Got value: 1.5"]),
         ("train.lr=fast", ["train.lr", "fast"]),
         ("train.epochs=null", ["train.epochs=null: train.epochs must have a value"]),
         ("name=", ["name=: name must have a value"]),
         ("model.sources=id", ["model.sources", "id"]),
         ("model.sources=[id,audio]", ["model.sources", "audio"]),
-        ("model.backbone=lstm", ["model.backbone", "lstm", "gru4rec"]),
+        ("model.backbone=lstm", ["model.backbone", "Expected one of ['sasrec', 'gru4rec', 'nextitnet']. Got value: lstm"]),
         ("distillation.detach_teacher=perhaps", ["distillation.detach_teacher", "perhaps"]),
         ("train.precision=fp8", ["train.precision", "fp8", "bf16"]),
     ],

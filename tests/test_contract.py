@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors, save_tensors
-from odmt.config import Config, load_config
+from odmt.config import Config
+from odmt.config_files import load_config
 from odmt.data.batches import Items, Sequences, to_device
 from odmt.data.features import gather_features
 from odmt.distributed import World, open_world

@@ -11,7 +11,7 @@ import two_processes
 from torch import Tensor
 
 from odmt.checkpoint import load_tensors
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.distributed import World, gather_shares, open_world, share
 from odmt.errors import InputError
 from odmt.train import Trainer

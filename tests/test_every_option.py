@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from odmt.config import load_config, valid_keys
+from odmt.config_files import load_config, valid_keys
 from odmt.data.features import _choose, load_features
 from odmt.data.interactions import Interactions
 from odmt.errors import InputError

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from odmt.config import Config, flatten, load_config
+from odmt.config import Config
+from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
 from odmt.models.builder import build_recommender
 from odmt.models.gru4rec import GRU4Rec

@@ -8,7 +8,7 @@ import torch
 from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.train import train
 
 README = Path(__file__).parents[1] / "README.md"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from odmt.config import flatten, load_config
+from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
 from odmt.run_folder import FREE_KEYS, RunFolder, environment
 

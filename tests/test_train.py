@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from odmt.checkpoint import load_tensors
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.metrics import summarize

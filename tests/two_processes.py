@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from odmt.checkpoint import save_tensors
-from odmt.config import load_config
+from odmt.config_files import load_config
 from odmt.data.batches import Batch, epoch_users
 from odmt.distributed import World, open_world
 from odmt.train import Trainer

@@ -8,7 +8,8 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from odmt.config import Config, load_config
+from odmt.config import Config
+from odmt.config_files import load_config
 from odmt.errors import InputError
 from odmt.report.request import Request
 from odmt.report.rows import Row

@@ -1,0 +1,130 @@
+"""Configurations from YAML files and `key=value` pairs, and back.
+
+A YAML file holds only what differs from the defaults; files and pairs are applied from left to right, so that
+`configs/arts.yaml configs/models/sasrec.yaml train.lr=1e-3` is SASRec on Arts with another step size.
+"""
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from odmt.checkpoint import write_atomically
+from odmt.config import Config
+from odmt.errors import InputError
+
+
+@functools.cache
+def config_parser() -> ArgumentParser:
+    """The parser whose help lists every key with its type and default."""
+    parser = ArgumentParser(
+        prog="python -m odmt.train",
+        usage="python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]",
+        description="Train a model and evaluate it. Every key below can stand in a YAML file or be given as KEY=VALUE.",
+        exit_on_error=False,
+    )
+    parser.add_class_arguments(Config, fail_untyped=True)
+    return parser
+
+
+def load_config(args: list[str]) -> Config:
+    """Build the configuration from YAML files and `key=value` pairs, the later ones winning.
+
+    Raises:
+        InputError: a file that is missing or no YAML mapping, an unknown key (with the valid ones), a value of the wrong type or
+            a combination that does not fit.
+    """
+    merged: dict = {}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        # A run's folder may be named after its values: RUNS/arts/odmt,dim=128/config.yaml is a file.
+        if arg.endswith((".yaml", ".yml")) and (not equals or "/" in key):
+            pairs = _flatten(_read_yaml(Path(arg)))
+        elif equals:
+            key = key.removeprefix("--")
+            is_text = isinstance(dict(flatten(Config())).get(key), str)  # name=1 is the text 1, not the number
+            pairs = [(key, value if is_text and value else _parse_yaml(value, arg))]
+        else:
+            raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
+        for key, value in pairs:
+            _check_key(key, arg)
+            _check_null(key, value, arg)
+            _set(merged, key.split("."), value)
+    parser = config_parser()
+    try:
+        return Config(**vars(parser.instantiate(parser.parse_object(merged))))
+    except ArgumentError as error:
+        raise InputError(f"configuration: {_without_jargon(str(error))}") from error
+
+
+def save_config(config: Config, path: Path):
+    """Write every key with its value as YAML, whole or not at all; `load_config` of the file gives the same configuration."""
+    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def flatten(config: Config) -> Iterator[tuple[str, object]]:
+    """Every key in dotted form with its value."""
+    return _flatten(dataclasses.asdict(config))
+
+
+def valid_keys() -> list[str]:
+    """All keys in dotted form."""
+    return [key for key, _ in flatten(Config())]
+
+
+def _without_jargon(message: str) -> str:
+    """The parser's message in the words of the configuration: `one of ['id', 'text']` for `a typing.Literal['id', 'text']`."""
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ").replace("Parser key", "key")
+    return re.sub(r":\n\s+", ": ", message)
+
+
+def _read_yaml(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file; configs/ holds the project's own")
+    content = _parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected lines of `key: value`, found {type(content).__name__}")
+    return content
+
+
+def _parse_yaml(text: str, place: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: not valid YAML: {error}") from error
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _set(tree: dict, keys: list[str], value):
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
+
+
+def _check_null(key: str, value, place: str):
+    """Refuse null where there is none: the parser takes it for "not given"."""
+    if value is None and dict(flatten(Config()))[key] is not None:
+        raise InputError(f"{place}: {key} must have a value; leave it out for its default")
+
+
+def _check_key(key: str, place: str):
+    valid = valid_keys()
+    if key in valid:
+        return
+    section = key.split(".")[0] + "."
+    near = [k for k in valid if k.split(".")[-1] == key.split(".")[-1]] or difflib.get_close_matches(key, valid, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    listed = [k for k in valid if k.startswith(section)] or valid
+    raise InputError(f"{place}: unknown key {key!r}{hint} Valid keys: {', '.join(listed)}")
