@@ -37,6 +37,7 @@ class RunFolder:
         self.config = config
         self.path = config.folder
         self._log: logging.Handler | None = None
+        self._writer: SummaryWriter | None = None
 
     @property
     def last(self) -> Path:
@@ -98,7 +99,10 @@ class RunFolder:
         logging.getLogger("odmt").addHandler(self._log)
 
     def close(self):
-        """Send the log there no longer: the next run of this process has a folder of its own."""
+        """Send the log and the scalars there no longer: the next run of this process has a folder of its own."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
         if self._log is not None:
             logging.getLogger("odmt").removeHandler(self._log)
             self._log.close()
@@ -109,10 +113,13 @@ class RunFolder:
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
         """Write TensorBoard scalars, where TensorBoard is installed."""
-        if SummaryWriter is not None:
-            with SummaryWriter(self.path / "tensorboard", purge_step=epoch) as writer:
-                for name, value in metrics.items():
-                    writer.add_scalar(name, value, epoch)
+        if SummaryWriter is None:
+            return
+        if self._writer is None:
+            self._writer = SummaryWriter(self.path / "tensorboard", purge_step=epoch)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""

@@ -308,7 +308,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
         if resume:
             trainer.resume()
         if world.is_main:
-            folder.open(overwrite)
+            trainer.folder.open(overwrite)
         try:
             barrier(world)
             log.info("%s: %s", folder.path, trainer)
@@ -317,7 +317,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
             trainer.fit()
             return trainer.finish()
         finally:
-            folder.close()
+            trainer.folder.close()
 
 
 def result_table(metrics: dict[str, float]) -> str:

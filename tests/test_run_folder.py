@@ -88,9 +88,13 @@ def test_environment_names_the_commit():
 
 def test_tensorboard_scalars(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = folder()
-    for epoch, value in ((1, 0.5), (2, 0.25)):
-        run.write_scalars(epoch, {"valid/fused/recall@10": value})
+    # The second epoch was killed before its checkpoint, and comes again.
+    for epochs in [(1, 0.5), (2, 0.75)], [(2, 0.25)]:
+        run = folder()
+        for epoch, value in epochs:
+            run.write_scalars(epoch, {"valid/fused/recall@10": value})
+        run.close()
+    assert len(list((run.path / "tensorboard").iterdir())) == 2  # a file for every start, not for every epoch
     events = accumulator.EventAccumulator(str(run.path / "tensorboard")).Reload()
     scalars = events.Scalars("valid/fused/recall@10")
     assert [(scalar.step, scalar.value) for scalar in scalars] == [(1, 0.5), (2, 0.25)]

@@ -45,10 +45,11 @@ class Tokens:
         counts = [int(part.sum()) for part in lengths]
         rows = [None] * len(counts) if self.rows is None else self.rows.split(counts)
         values = self.values.split(counts) if self.rows is None else [self.values] * len(counts)
-        reused = None if torch.is_grad_enabled() else torch.empty(max(counts), self.values.shape[1])
+        half = self.values.dtype == torch.float16
+        reused = torch.empty(max(counts), self.values.shape[1]) if half and not torch.is_grad_enabled() else None
         for value, row, length in zip(values, rows, lengths):
             value = value if row is None else value.index_select(0, row)
-            if value.dtype == torch.float16:
+            if half:
                 value = value.float() if reused is None else reused[: len(value)].copy_(value)
             yield Tokens(value, length, int(length.max()))
 
