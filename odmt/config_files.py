@@ -79,7 +79,10 @@ def valid_keys() -> list[str]:
 
 def _without_jargon(message: str) -> str:
     """The parser's message in the words of the configuration: `one of ['id', 'text']` for `a typing.Literal['id', 'text']`."""
-    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ").replace("Parser key", "key")
+    message = message.replace("Parser key", "key").replace("NoneType", "null")
+    if union := re.match(r"(.*?):\s+Does not validate.*?Subtypes: \[([^\n]*)\]\n.*Given value: (.*)$", message, re.DOTALL):
+        message = f"{union[1]}: Expected one of {union[2]}. Got value: {union[3]}"
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ").replace("typing.Literal", "")
     return re.sub(r":\n\s+", ": ", message)
 
 

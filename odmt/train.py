@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -36,6 +35,7 @@ from odmt.models.recommender import Recommender
 from odmt.models.towers import ItemTable
 from odmt.optimizer import RowwiseAdamW
 from odmt.precision import Precision
+from odmt.prefetch import one_ahead
 from odmt.run_folder import RunFolder
 
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
@@ -151,7 +151,8 @@ class Trainer:
             started = time.perf_counter()
             losses = self.train_epoch(self.progress.epoch + 1)
             trained = time.perf_counter()
-            ranks = self.rank(*splits)
+            catalogue = self.catalogue()
+            ranks = {split: self.rank(split, catalogue) for split in splits}
             metrics = {f"{split}/{name}": value for split in splits for name, value in summarize(ranks[split]).items()}
             seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
             self._finish_epoch({**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds})
@@ -187,18 +188,10 @@ class Trainer:
             batch.items.features = gather_features(self.tables, batch.items.numbers)
             return to_device(batch, self.world.device, self.precision.dtype)
 
-        device = self.world.device
+        device, built = self.world.device, map(build, users)
         if device.type == "cpu":  # every core computes already, and would wait for the one that builds
-            yield from map(build, users)
-            return
-        # Threads start on the first GPU.
-        with ThreadPoolExecutor(1, initializer=partial(torch.cuda.set_device, device)) as pool:
-            upcoming = pool.submit(build, users[0])
-            for following in [*users[1:], None]:
-                batch = upcoming.result()
-                if following is not None:
-                    upcoming = pool.submit(build, following)
-                yield batch
+            return built
+        return one_ahead(built, partial(torch.cuda.set_device, device))  # threads start on the first GPU
 
     def train_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """One step of the optimizer; returns the losses by name, detached."""
@@ -213,10 +206,13 @@ class Trainer:
         self.scaler.update()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def rank(self, *splits: str) -> dict[str, dict[str, np.ndarray]]:
-        """Ranks of all users' held-out items by split and source, from one encoding of the catalogue."""
-        catalogue = encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
-        return {split: rank_targets(self.model, catalogue, self.interactions, split, self.world) for split in splits}
+    def catalogue(self) -> dict[str, Tensor]:
+        """Vectors of all items [N + 1, D] by source, under the weights of now; row 0 is the padding's."""
+        return encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
+
+    def rank(self, split: str, catalogue: dict[str, Tensor] | None = None) -> dict[str, np.ndarray]:
+        """Ranks of all users' held-out items by source, in a catalogue that is encoded here where none is given."""
+        return rank_targets(self.model, catalogue or self.catalogue(), self.interactions, split, self.world)
 
     def _check_finite(self, losses: Tensor, names: list[str], users: list[np.ndarray], step: int, epoch: int):
         bad = torch.nonzero(~losses.isfinite().all(1)).flatten().tolist()
@@ -272,7 +268,7 @@ class Trainer:
         """Test the best epoch's weights, once; write the ranks and the result."""
         weights, _ = load_tensors(self.folder.best)
         self.model.load_state_dict(weights)
-        ranks = self.rank("test")["test"]
+        ranks = self.rank("test")
         targets = self.interactions.targets("test")
         best = self.progress.history[self.progress.best_epoch - 1]
         result = {
@@ -305,10 +301,11 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
         return result
     with open_world(config.train.device) as world:
         trainer = Trainer.load(config, world)
+        folder = trainer.folder
         if resume:
             trainer.resume()
         if world.is_main:
-            trainer.folder.open(overwrite)
+            folder.open(overwrite)
         try:
             barrier(world)
             log.info("%s: %s", folder.path, trainer)
@@ -317,7 +314,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> dict
             trainer.fit()
             return trainer.finish()
         finally:
-            trainer.folder.close()
+            folder.close()
 
 
 def result_table(metrics: dict[str, float]) -> str:

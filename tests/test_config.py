@@ -117,6 +117,8 @@ def test_the_value_of_a_text_is_taken_as_it_is():
         ("model.sources=[id,audio]", ["model.sources", "audio"]),
         ("model.backbone=lstm", ["model.backbone", "Expected one of ['sasrec', 'gru4rec', 'nextitnet']. Got value: lstm"]),
         ("distillation.detach_teacher=perhaps", ["distillation.detach_teacher", "perhaps"]),
+        ("train.patience=x", ['train.patience": Expected one of int, null. Got value: x']),
+        ("model.id_init=foo", ["model.id_init", "'mean'", "null. Got value: foo"]),
         ("train.precision=fp8", ["train.precision", "fp8", "bf16"]),
     ],
 )

@@ -81,9 +81,9 @@ def test_learns_a_fixed_succession(row, data):
     trainer = trainer_of(row, data)
     for epoch in range(1, 201):
         trainer.train_epoch(epoch)
-        if epoch % 20 == 0 and (trainer.rank("test")["test"]["fused"] == 1).all():
+        if epoch % 20 == 0 and (trainer.rank("test")["fused"] == 1).all():
             return
-    raise AssertionError(f"recall@1 is {(trainer.rank('test')['test']['fused'] == 1).mean():.2f} after {epoch} epochs")
+    raise AssertionError(f"recall@1 is {(trainer.rank('test')['fused'] == 1).mean():.2f} after {epoch} epochs")
 
 
 @EVERY_MODEL
@@ -93,7 +93,7 @@ def test_ranks_the_full_catalogue(row, data):
     users = np.arange(interactions.num_users)
     history, lengths = interactions.histories(users, "test")
     last = np.split(interactions.inputs(users, "test")[0], len(users))
-    ranks = trainer.rank("test")["test"]
+    ranks = trainer.rank("test")
     for user, seen in enumerate(np.split(history, np.cumsum(lengths)[:-1])):
         states = states_of(trainer, [last[user].tolist()])[0]
         scores = {source: catalogue[source] @ state[-1] for source, state in states.items()}
@@ -182,7 +182,7 @@ def test_runs_on_data_with_one_source(row, data, source):
     for epoch in range(2, 10):
         after = trainer.train_epoch(epoch)["loss"]
     assert after < before
-    assert trainer.rank("test")["test"]["fused"].shape == (NUM_ITEMS,)
+    assert trainer.rank("test")["fused"].shape == (NUM_ITEMS,)
 
 
 def in_one_of_two_processes(rank: int, port: int, root: Path):
@@ -195,7 +195,7 @@ def in_one_of_two_processes(rank: int, port: int, root: Path):
             for epoch in (1, 2):
                 trainer.train_epoch(epoch)
             weights = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
-            ranks = {f"ranks.{source}": torch.from_numpy(rank) for source, rank in trainer.rank("test")["test"].items()}
+            ranks = {f"ranks.{source}": torch.from_numpy(rank) for source, rank in trainer.rank("test").items()}
             save_tensors(root / f"{row.key}.{rank}.safetensors", weights | ranks, {})
 
 
@@ -209,5 +209,5 @@ def test_runs_under_two_processes(data):
         assert all(torch.equal(first[name], second[name]) for name in first), row.key
         trainer = trainer_of(row, data)
         trainer.model.load_state_dict({n.removeprefix("model."): w for n, w in first.items() if n.startswith("model.")})
-        for source, ranks in trainer.rank("test")["test"].items():
+        for source, ranks in trainer.rank("test").items():
             assert torch.equal(torch.from_numpy(ranks), first[f"ranks.{source}"]), row.key

@@ -101,7 +101,7 @@ def test_a_whole_run(args, tmp_path):
     trainer = Trainer.load(load_config(args), ALONE)
     trainer.model.load_state_dict(load_tensors(folder / "best.safetensors")[0])
     saved = load_tensors(folder / "ranks.safetensors")[0]
-    for source, rank in trainer.rank("test")["test"].items():
+    for source, rank in trainer.rank("test").items():
         assert saved[f"test/{source}"].tolist() == rank.tolist()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]

@@ -234,8 +234,25 @@ def test_attention_with_dropout_is_that_without_but_for_the_dropout():
     packing = Packing.right_padded(torch.tensor([4, 2, 5]), 11, 5)
     allowed = packing.valid()[:, None, None, :] & torch.ones(5, 5, dtype=torch.bool).tril()
     rows = torch.randn(11, DIM, dtype=torch.float64)
-    expected = block.eval()(rows, packing, allowed)
-    torch.testing.assert_close(block.train()(rows, packing, allowed), expected)
+    expected = outputs_and_gradients(block.eval(), rows, packing, allowed)
+    torch.testing.assert_close(outputs_and_gradients(block.train(), rows, packing, allowed), expected)
+
+
+def outputs_and_gradients(module, *args) -> list[torch.Tensor]:
+    outputs = module(*args)
+    outputs = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+    loss = sum((output * torch.arange(1.0, output.numel() + 1).view(output.shape)).sum() for output in outputs)
+    return [*outputs, *torch.autograd.grad(loss, list(module.parameters()))]
+
+
+@pytest.mark.parametrize("owners", [None, OWNERS])
+def test_filling_the_gaps_of_a_grid_changes_nothing(owners, monkeypatch):
+    items = Items(ITEMS.numbers, ITEMS.features, owners)
+    found = []
+    for share in (0.0, 1.1):  # always, never
+        monkeypatch.setattr("odmt.models.packing.WORTH_FILLING", share)
+        found.append(outputs_and_gradients(make_imt(3), items))
+    torch.testing.assert_close(*found)
 
 
 def test_every_vector_of_an_item_has_a_gate_of_its_own():

@@ -159,7 +159,7 @@ def test_the_result_is_the_best_epochs(finished):
     # The weights of the best epoch give the ranks that were saved, and these the metrics.
     trainer = Trainer.load(load_config(args), ALONE)
     trainer.model.load_state_dict(load_tensors(folder / "best.safetensors")[0])
-    ranks = trainer.rank("test")["test"]
+    ranks = trainer.rank("test")
     saved = load_tensors(folder / "ranks.safetensors")[0]
     for source, rank in ranks.items():
         np.testing.assert_array_equal(saved[f"test/{source}"], rank)

@@ -58,7 +58,9 @@ class InMemoryTrainer(Trainer):
     def run_epoch(self):
         """One epoch, one validation, one test."""
         self.train_epoch(1)
-        self.rank("valid", "test")
+        catalogue = self.catalogue()
+        for split in ("valid", "test"):
+            self.rank(split, catalogue)
 
 
 class OfficialTrainer:

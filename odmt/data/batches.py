@@ -37,21 +37,14 @@ class Tokens:
         return self.lengths.cumsum(0) - self.lengths
 
     def split(self, size: int) -> Iterator["Tokens"]:
-        """Copy out the tokens of `size` items at a time, half precision to single; on a CPU, since the lengths are looked at.
-
-        Without gradients a part is overwritten by the next: fresh memory costs more than what is written to it.
-        """
+        """The tokens of `size` items at a time, half precision as single; on a CPU, since the lengths are looked at."""
         lengths = self.lengths.split(size)
         counts = [int(part.sum()) for part in lengths]
-        rows = [None] * len(counts) if self.rows is None else self.rows.split(counts)
-        values = self.values.split(counts) if self.rows is None else [self.values] * len(counts)
-        half = self.values.dtype == torch.float16
-        reused = torch.empty(max(counts), self.values.shape[1]) if half and not torch.is_grad_enabled() else None
-        for value, row, length in zip(values, rows, lengths):
-            value = value if row is None else value.index_select(0, row)
-            if half:
-                value = value.float() if reused is None else reused[: len(value)].copy_(value)
-            yield Tokens(value, length, int(length.max()))
+        parts = (self.values.split if self.rows is None else self.rows.split)(counts)
+        for part, length in zip(parts, lengths):
+            values = part if self.rows is None else self.values.index_select(0, part)
+            values = values.float() if values.dtype == torch.float16 else values
+            yield Tokens(values, length, int(length.max()))
 
 
 @dataclass
@@ -72,6 +65,10 @@ class Items:
         """A row an item [M, ...] -> a row a vector [V, ...]."""
         assert len(rows) == len(self.numbers), f"{len(rows)} rows for {len(self.numbers)} items"
         return rows if self.owners is None else rows.index_select(0, self.owners)
+
+    def with_features(self, *sources: str) -> "Items":
+        """The same items with the features of some modalities alone."""
+        return Items(self.numbers, {source: self.features[source] for source in sources}, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
         """Cut into what is to be encoded at a time: a GPU takes everything, a CPU blocks, whose features become float32."""
@@ -183,7 +180,8 @@ def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: in
 def to_device(part, device: torch.device, dtype: torch.dtype):
     """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`.
 
-    But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory.
+    But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory. (Not where
+    float64 is asked for, which tests compare in.)
     """
     if isinstance(part, Tensor):
         if device.type == "cpu" and part.dtype == torch.float16 and dtype != torch.float64:

@@ -35,7 +35,7 @@ class FeatureTable(Protocol):
     lengths: np.ndarray
 
     def gather(self, numbers: Tensor) -> Tokens:
-        """The tokens of items [M], numbered from 1 and given on the CPU."""
+        """The tokens of items [M], numbered from 1 and given on the CPU; on a CPU perhaps rows of a table, not copied yet."""
 
     def cls(self) -> Tensor:
         """The first token of every item, float32 [N + 1, W] on the CPU; row 0, the padding's, is zero."""

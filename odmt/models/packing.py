@@ -1,4 +1,4 @@
-"""Rows packed one after another <-> a padded grid, so that padding is never computed.
+"""Rows packed one after another <-> a padded grid, so that padding is computed only where that costs less than to leave it out.
 
 Legend: P real rows, B sequences, L columns, D width.
 """
@@ -6,7 +6,7 @@ Legend: P real rows, B sequences, L columns, D width.
 import torch
 from torch import Tensor
 
-WORTH_FILLING = 0.9  # of a grid
+WORTH_FILLING = 0.9  # share of a grid's slots that are rows
 
 
 class _Pad(torch.autograd.Function):

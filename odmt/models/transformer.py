@@ -42,7 +42,8 @@ class TransformerBlock(nn.Module):
         Args:
             rows: [P, D].
             packing: where the rows stand in [B, L].
-            allowed: bool, broadcastable to [B, H, L, L]; True where a query (first) may attend to a key (second).
+            allowed: bool [B, 1, L, L], or 1 in place of B or of the first L; True where a query (first) may attend to a key
+                (second), for all heads.
 
         Returns:
             [P, D].
@@ -78,16 +79,16 @@ class TransformerBlock(nn.Module):
         return self._finish(rows, attended.permute(1, 2, 0, 3).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
-        """Attention of grids [B, L, D], the queries scaled already."""
+        """Attention of grids [B, L, D], the queries scaled already -> [B, L, D]."""
         rate = self.dropout.p if self.training else 0.0
         if rate and queries.device.type == "cpu":  # no kernel there has dropout, and the fallback is slower
-            heads = []
             bias = torch.where(allowed[:, 0], queries.new_zeros(()), float("-inf"))
+            attended = []
             # As parts of the grid's columns the heads need no copies.
             for query, key, value in zip(*(part.chunk(self.num_heads, -1) for part in (queries, keys, values))):
                 weights = torch.baddbmm(bias, query, key.mT).softmax(-1)
-                heads.append(self.dropout(weights) @ value)
-            return torch.cat(heads, -1)
+                attended.append(self.dropout(weights) @ value)
+            return torch.cat(attended, -1)
         # [B, L, D] -> [B, H, L, D/H]
         heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
         attended = F.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=rate, scale=1.0)

@@ -5,7 +5,6 @@ import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +13,7 @@ import polars as pl
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.prefetch import one_ahead
 
 BLOCK_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 18  # that a gzip file is asked for at once
@@ -60,11 +60,11 @@ class RawLines:
             header: the first line holds names and is not given to `parse`.
             optional: columns that may be null.
         """
-        yield from _one_ahead(self._tables(parse, header, optional))
+        yield from one_ahead(self._tables(parse, header, optional))
 
     def _tables(self, parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         first, empty = 2 if header else 1, True
-        for block in _one_ahead(self._blocks(header)):
+        for block in one_ahead(self._blocks(header)):
             block = block.removeprefix(codecs.BOM_UTF8) if first == 1 else block
             num_lines = _num_lines(block)
             for table in self._parse(parse, block, num_lines, first, optional):
@@ -168,12 +168,3 @@ def _num_lines(block: bytes) -> int:
 def count(block: bytes, character: str) -> int:
     """How often a character occurs; NumPy counts twice as fast as `bytes.count`."""
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
-
-
-def _one_ahead(items: Iterator) -> Iterator:
-    """Have the next item made in another thread while this one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, items, None)
-        while (item := pending.result()) is not None:
-            pending = pool.submit(next, items, None)
-            yield item
