@@ -170,7 +170,7 @@ def test_the_result_is_the_best_epochs(finished):
 
 def test_the_test_set_is_looked_at_once(arguments, monkeypatch):
     looks, rank = [], Trainer.rank
-    monkeypatch.setattr(Trainer, "rank", lambda self, split: looks.append(split) or rank(self, split))
+    monkeypatch.setattr(Trainer, "rank", lambda self, split, *catalogue: looks.append(split) or rank(self, split, *catalogue))
     train(load_config(arguments()))
     assert looks == ["valid"] * 3 + ["test"]
 
