@@ -66,9 +66,10 @@ class Items:
         assert len(rows) == len(self.numbers), f"{len(rows)} rows for {len(self.numbers)} items"
         return rows if self.owners is None else rows.index_select(0, self.owners)
 
-    def with_features(self, *sources: str) -> "Items":
-        """The same items with the features of some modalities alone."""
-        return Items(self.numbers, {source: self.features[source] for source in sources}, self.owners)
+    def of(self, source: str) -> "Items":
+        """The same items with no features but those of one source; the ID has none."""
+        features = {modality: tokens for modality, tokens in self.features.items() if modality == source}
+        return Items(self.numbers, features, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
         """Cut into what is to be encoded at a time: a GPU takes everything, a CPU blocks, whose features become float32."""

@@ -69,7 +69,7 @@ class IdAwareMultimodalTransformer(nn.Module):
         read = torch.stack([projected[source].index_select(0, tokens[source].firsts) for source in self.sources], 1)
         read = self.dropout(items.repeat(read))  # [V, R, D]
         allowed = self._allowed(packing, firsts)
-        rows, packing = fill_gaps(torch.cat(list(projected.values())), packing)  # [sum of tokens, D]
+        rows, packing = fill_gaps(torch.cat(list(projected.values())), packing)  # [sum of tokens, D] or [M * n, D]
         rows = self.dropout(rows)
         allowed_read = items.repeat(torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2))
         for block in self.blocks[:-1]:

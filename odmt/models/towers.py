@@ -139,8 +139,7 @@ class PerSource(nn.Module):
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [V, D] by source."""
         # A tower that cuts the items into blocks copies all features that they have.
-        own = {source: items.with_features(*({source} & set(items.features))) for source in self.towers}
-        return {source: tower(own[source], source) for source, tower in self.towers.items()}
+        return {source: tower(items.of(source), source) for source, tower in self.towers.items()}
 
 
 class EarlyFusion(nn.Module):
