@@ -17,7 +17,7 @@ from odmt.data.batches import Items, Tokens
 from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing, fill_gaps
 from odmt.models.towers import ItemTable, head
-from odmt.models.transformer import TransformerBlock, item_heads
+from odmt.models.transformer import ItemLayers
 
 
 class IdAwareMultimodalTransformer(nn.Module):
@@ -49,7 +49,7 @@ class IdAwareMultimodalTransformer(nn.Module):
         self.sources = [source for source in ("id", "text", "image") if source in widths]
         self.projections = nn.ModuleDict({source: nn.Linear(widths[source], dim) for source in self.sources})
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
+        self.blocks = ItemLayers(dim, num_layers, dropout)
         self.heads = nn.ModuleDict({source: head(dim, dim) for source in self.sources})
 
     def forward(self, items: Items) -> dict[str, Tensor]:
@@ -71,11 +71,7 @@ class IdAwareMultimodalTransformer(nn.Module):
         allowed = self._allowed(packing, firsts)
         rows, packing = fill_gaps(torch.cat(list(projected.values())), packing)  # [sum of tokens, D] or [M * n, D]
         rows = self.dropout(rows)
-        allowed_read = items.repeat(torch.stack([allowed[:, :, firsts[source]] for source in self.sources], 2))
-        for block in self.blocks[:-1]:
-            read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
-            rows = block(rows, packing, allowed)
-        read = self.blocks[-1].read(read, items.repeat(packing.pad(rows)), allowed_read)
+        read = self.blocks(read, rows, packing, allowed, [firsts[source] for source in self.sources], items)
         return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
 
     def _allowed(self, packing: Packing, firsts: dict[str, int]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from odmt.data.batches import Items, Tokens
 from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing, fill_gaps
-from odmt.models.transformer import TransformerBlock, item_heads
+from odmt.models.transformer import ItemLayers
 
 
 def head(dim_in: int, dim: int) -> nn.Sequential:
@@ -81,7 +81,7 @@ class TransformerTower(nn.Module):
         super().__init__()
         self.projection = nn.Linear(width, dim)
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
+        self.blocks = ItemLayers(dim, num_layers, dropout)
         self.head = head(dim, dim)
 
     def forward(self, items: Items, source: str) -> Tensor:
@@ -91,15 +91,11 @@ class TransformerTower(nn.Module):
     def _encode(self, tokens: Tokens, items: Items) -> Tensor:
         packing = Packing.right_padded(tokens.lengths, len(tokens.values), tokens.longest)
         allowed = packing.valid()[:, None, None, :]
-        allowed_read = items.repeat(allowed)
         projected = self.projection(tokens.values)
         read = self.dropout(items.repeat(projected.index_select(0, tokens.firsts)))[:, None]  # [V, 1, D]
         rows, packing = fill_gaps(projected, packing)
         rows = self.dropout(rows)
-        for block in self.blocks[:-1]:
-            read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
-            rows = block(rows, packing, allowed)
-        return self.head(self.blocks[-1].read(read, items.repeat(packing.pad(rows)), allowed_read)[:, 0])
+        return self.head(self.blocks(read, rows, packing, allowed, [0], items)[:, 0])
 
 
 class MoEAdaptor(nn.Module):

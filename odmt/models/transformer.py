@@ -1,4 +1,4 @@
-"""The post-norm Transformer block that the IMT and SASRec share (Sec. 3.2; official code: TransformerBlock).
+"""The post-norm Transformer block (Sec. 3.2; official code: TransformerBlock) of SASRec and of the layers that encode items.
 
 Legend: P packed rows, B sequences, L columns, V readers of R rows each, D width, H heads.
 """
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from odmt.data.batches import Items
 from odmt.models.dropout import Dropout
 from odmt.models.packing import Packing
 
@@ -101,3 +102,31 @@ class TransformerBlock(nn.Module):
     def _finish(self, rows: Tensor, attended: Tensor) -> Tensor:
         rows = self.attention_norm(rows + self.dropout(self.out(attended)))
         return self.feed_forward_norm(rows + self.dropout(self.contract(F.relu(self.expand(rows), inplace=True))))
+
+
+class ItemLayers(nn.ModuleList):
+    """N layers over the tokens of items, of which only some rows come out: the last layer computes no others."""
+
+    def __init__(self, dim: int, num_layers: int, dropout: float):
+        super().__init__(TransformerBlock(dim, item_heads(dim, num_layers), dropout) for _ in range(num_layers))
+
+    def forward(self, read: Tensor, rows: Tensor, packing: Packing, allowed: Tensor, columns: list[int], items: Items) -> Tensor:
+        """Pass the tokens once an item, the rows that are read once a vector.
+
+        Args:
+            read: [V, R, D], the rows that are read.
+            rows: [P, D], tokens of all items, those that are read too.
+            packing: where the tokens stand in [B, L], a sequence an item.
+            allowed: bool [B, 1, L, L], as `TransformerBlock.forward` takes it, or [B, 1, 1, L] where R is 1.
+            columns: where the R rows stand.
+            items: which item each vector is of.
+
+        Returns:
+            [V, R, D].
+        """
+        allowed_read = items.repeat(allowed[:, :, columns])
+        *blocks, last = self
+        for block in blocks:
+            read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
+            rows = block(rows, packing, allowed)
+        return last.read(read, items.repeat(packing.pad(rows)), allowed_read)
