@@ -20,7 +20,7 @@ from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue
 from odmt.losses import fuse
 from odmt.report.rows import ROWS, Row
-from odmt.train import Trainer
+from odmt.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_ITEMS, MAX_SEQ_LEN = 20, 6

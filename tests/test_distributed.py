@@ -14,7 +14,7 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World, gather_shares, open_world, share
 from odmt.errors import InputError
-from odmt.train import Trainer
+from odmt.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ALONE = World(0, 1, torch.device("cpu"))

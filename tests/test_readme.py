@@ -1,10 +1,10 @@
 """What the README shows runs as it stands."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors
@@ -43,9 +43,11 @@ def test_what_a_run_recommends(run, capsys):
 
 
 def test_the_part_of_your_own(run):
-    write_ring(Path("data/demo"), 1280, 15, ())
-    names = run("TwoTables")
-    assert names["step"] == 9
-    assert set(names["losses"]) == {"loss", "ce_first", "ce_second"}
-    assert torch.isfinite(names["losses"]["loss"])
-    assert all(parameter.grad is not None for parameter in names["model"].parameters())
+    write_ring(Path("data/demo"), 40, 15)
+    shutil.copytree(README.parent / "configs", "configs", ignore=shutil.ignore_patterns("*.png"))
+    names = run("MeanTower")
+    assert set(names["result"]["test"]) >= {f"{source}/recall@10" for source in ("fused", "id", "text", "image")}
+    assert names["result"]["test"]["fused/recall@10"] > 0.9, "learnt by heart"
+    Path("runs/demo/mean_tower/result.json").unlink()  # as if it had been stopped before the test
+    again = train(load_config(["configs/demo.yaml", "name=mean_tower"]), resume=True, build=names["build"])
+    assert again == names["result"]

@@ -19,7 +19,9 @@ from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.metrics import summarize
-from odmt.train import NonFiniteLossError, Trainer, main, train
+from odmt.run_folder import RunFolder
+from odmt.train import Run, main, train
+from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
 PATIENCE = 120  # seconds that a process may take
@@ -271,32 +273,6 @@ def test_half_precision_trains_like_single(arguments, tmp_path, precision):
     assert ("scale" in progress["scaler"]) == (precision == "fp16")
 
 
-def test_the_first_half_precision_step_moves_the_weights(arguments):
-    """The loss scaling starts at 65536, more than half precision holds, and must not be taken for an overflow."""
-    trainer = Trainer.load(load_config(arguments("train.precision=fp16")), ALONE)
-    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
-    scale = trainer.scaler.get_scale()
-    trainer.parallel.train()
-    trainer.train_step(next(trainer.batches([np.arange(8)])), 1)
-    assert trainer.scaler.get_scale() == scale
-    assert not all(torch.equal(parameter, old) for parameter, old in zip(trainer.model.parameters(), before))
-
-
-@pytest.mark.parametrize(("dropout", "shared"), [(0.1, False), (0.0, True)])
-def test_repeats_share_a_vector_only_without_dropout(arguments, dropout, shared):
-    trainer = Trainer.load(load_config(arguments(f"model.dropout={dropout}")), ALONE)
-    batch = next(trainer.batches([np.arange(8)]))
-    assert (batch.items.owners is None) == shared
-    tokens = trainer.token_counts[batch.items.numbers]
-    assert (np.diff(tokens) >= 0).all()
-    assert tokens[0] < tokens[-1]
-
-
-def test_the_id_table_has_a_sparse_gradient_in_one_process(arguments):
-    trainer = Trainer.load(load_config(arguments()), ALONE)
-    assert trainer.model.item_encoder.id_table.sparse
-
-
 def test_logs_of_runs_in_one_process_are_kept_apart(arguments, tmp_path, caplog):
     caplog.set_level("INFO", "odmt")
     for name in ("a", "b"):
@@ -308,18 +284,18 @@ def test_logs_of_runs_in_one_process_are_kept_apart(arguments, tmp_path, caplog)
 def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """The step, the batch and the losses are told, and the last good checkpoint stays as it is."""
     config = load_config(arguments())
-    trainer = Trainer.load(config, ALONE)
-    trainer.folder.open(overwrite=False)
+    run = Run(Trainer.load(config, ALONE), RunFolder(config))
+    run.folder.open(overwrite=False)
     config.train.epochs = 1
-    trainer.fit()
+    run.fit()
     last = tmp_path / "ring" / "run" / "last.safetensors"
     good = last.read_bytes()
     config.train.epochs = 3
-    next(trainer.model.user_encoder.parameters()).data[:] = float("nan")
+    next(run.trainer.model.user_encoder.parameters()).data[:] = float("nan")
     expected = rf"epoch 2, step 1 of 4: the loss is not finite \(loss nan, .*ce_text .*\); users user\d+, .*checkpoint is {last}\."
     with pytest.raises(NonFiniteLossError, match=expected):
-        trainer.fit()
-    trainer.folder.close()
+        run.fit()
+    run.folder.close()
     assert last.read_bytes() == good
 
 

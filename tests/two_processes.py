@@ -9,7 +9,7 @@ from odmt.checkpoint import save_tensors
 from odmt.config_files import load_config
 from odmt.data.batches import Batch, epoch_users
 from odmt.distributed import World, open_world
-from odmt.train import Trainer
+from odmt.trainer import Trainer
 
 EPOCH = 3
 

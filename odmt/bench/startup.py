@@ -14,7 +14,7 @@ from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
 from odmt.config import Config, DataConfig, ModelConfig
 from odmt.distributed import World
-from odmt.train import Trainer
+from odmt.trainer import Trainer
 
 
 def start(root: str, dim: str, placement: str, device: str):

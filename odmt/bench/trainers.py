@@ -16,7 +16,7 @@ from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.losses import ramp_up
 from odmt.precision import Precision
-from odmt.train import Trainer
+from odmt.trainer import Trainer
 
 ITEM_BLOCK = 128  # items that the official code encodes at a time for its evaluation
 
