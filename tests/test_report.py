@@ -202,9 +202,10 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
 
 
 def test_a_page_in_latex_escapes_what_latex_would_read():
-    page = Page("T", [("a_b", pd.DataFrame({"": ["α = 10"], "x": ["1 ± 2"]}))], ["50 % of a_b"])
+    page = Page("Table 2: everything", [("a_b", pd.DataFrame({"": ["α = 10"], "x": ["1 ± 2"], "y": ["-0.5"]}))], ["50 % of a_b"])
     text = page.latex()
-    assert "\\caption{T. a\\_b.}" in text
+    assert "\\caption{Everything, a\\_b (Table 2 of the paper).}" in text
+    assert "$-$0.5" in text
     assert "$\\alpha$ = 10" in text
     assert "1 $\\pm$ 2" in text
     assert "50 \\% of a\\_b" in text

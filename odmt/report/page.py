@@ -10,6 +10,7 @@ from tabulate import tabulate
 from odmt.checkpoint import write_atomically
 
 GAP = "–"
+FITTING = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # a wide table is made as narrow as the text
 
 
 @dataclass
@@ -35,14 +36,16 @@ class Page:
         return "\n\n".join([f"# {self.title}", *picture, *tables, "\n".join(f"- {line}" for line in self.lines)]) + "\n"
 
     def latex(self) -> str:
-        """The page as tables in LaTeX (package booktabs) with the lines in small print below."""
+        """The page as tables in LaTeX (packages booktabs and graphicx) with the lines in small print below."""
+        number, _, name = self.title.partition(": ")  # LaTeX counts for itself
         tables = [
-            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(self.title)}. {_escape(heading)}.}}\n"
-            f"{_tabulate(table, 'latex_booktabs')}\n\\end{{table}}"
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name[0].upper()}{name[1:]}, {heading} ({number} of the paper)')}.}}\n"
+            f"{FITTING}{{%\n{_tabulate(table, 'latex_booktabs')}}}\n\\end{{table}}"
             for heading, table in self.sections
         ]
-        lines = "\\\\\n".join(map(_escape, self.lines))
-        text = "\n\n".join([*tables, f"{{\\footnotesize\\noindent\n{lines}\\par}}"]) + "\n"
+        lines = "\\\\\n".join(_escape(line).replace("/", "/\\allowbreak{}") for line in self.lines)
+        text = "\n\n".join([*tables, f"{{\\footnotesize\\noindent\\raggedright\n{lines}\\par}}"]) + "\n"
+        text = re.sub(r"(?<![\w$-])-(?=\d)", "$-$", text)
         return text.replace("α", "$\\alpha$").replace("±", "$\\pm$").replace(GAP, "--")
 
     def write(self, folder: Path, numbers: dict[str, pd.DataFrame]):
