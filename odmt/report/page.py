@@ -38,8 +38,9 @@ class Page:
     def latex(self) -> str:
         """The page as tables in LaTeX (packages booktabs and graphicx) with the lines in small print below."""
         number, _, name = self.title.partition(": ")  # LaTeX counts for itself
+        name = name[0].upper() + name[1:]
         tables = [
-            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name[0].upper()}{name[1:]}, {heading} ({number} of the paper)')}.}}\n"
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name}, {heading} ({number} of the paper)')}.}}\n"
             f"{FITTING}{{%\n{_tabulate(table, 'latex_booktabs')}}}\n\\end{{table}}"
             for heading, table in self.sections
         ]
