@@ -12,24 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from odmt.errors import InputError
-
-
-def write_atomically(path: Path, text: str):
-    """Write a text file under a temporary name beside it, then move it in place."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+from odmt.files import written_whole
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
     """Write tensors and a JSON-able dict to one file, atomically and on the disk when this returns."""
-    partial = path.with_name(path.name + ".partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, metadata={"metadata": json.dumps(metadata)})
-    with partial.open("rb") as file:
-        os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        save_file(contiguous, partial, metadata={"metadata": json.dumps(metadata)})
+        with partial.open("rb") as file:
+            os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
+            os.fsync(file.fileno())
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -25,7 +25,7 @@ class DataConfig:
         dataset: name of the dataset's folder.
         root: folder that holds the datasets.
         max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
-        min_seq_len: users with fewer interactions are dropped.
+        min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
         popularity_power: exponent of the training counts in pop(i) of Eq. 6.
         placement: where the frozen features live: `device` (float16 on the GPU, or in RAM on a CPU), `pinned` (page-locked
             RAM, gathered one step ahead), `disk` (read from LMDB by threads, with a GPU one step ahead), `auto` (with a GPU the
@@ -181,7 +181,7 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the users; every one is validated.
-        batch_size: users per process and step.
+        batch_size: users per process and step. Deviation: the official script runs 128 on each of two GPUs; 128 is the paper's.
         lr: AdamW's step size.
         weight_decay: AdamW's decay, on every parameter.
         clip_norm: the largest gradient norm.

@@ -14,9 +14,9 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from odmt.checkpoint import write_atomically
 from odmt.config import Config
 from odmt.errors import InputError
+from odmt.files import write_text
 
 
 @functools.cache
@@ -41,18 +41,16 @@ def load_config(args: list[str]) -> Config:
     """
     merged: dict = {}
     for arg in args:
-        key, equals, value = arg.partition("=")
+        key, equals, _ = arg.partition("=")
         # A run's folder may be named after its values: RUNS/arts/odmt,dim=128/config.yaml is a file.
         if arg.endswith((".yaml", ".yml")) and (not equals or "/" in key):
             pairs = _flatten(_read_yaml(Path(arg)))
         elif equals:
-            key = key.removeprefix("--")
-            is_text = isinstance(dict(flatten(Config())).get(key), str)  # name=1 is the text 1, not the number
-            pairs = [(key, value if is_text and value else _parse_yaml(value, arg))]
+            pairs = [parse_override(arg)]
         else:
             raise InputError(f"argument {arg!r} is neither a .yaml file nor KEY=VALUE; --help lists the keys")
         for key, value in pairs:
-            _check_key(key, arg)
+            check_key(key, arg)
             _check_null(key, value, arg)
             _set(merged, key.split("."), value)
     parser = config_parser()
@@ -62,9 +60,30 @@ def load_config(args: list[str]) -> Config:
         raise InputError(f"configuration: {_without_jargon(str(error))}") from error
 
 
+def parse_override(pair: str) -> tuple[str, object]:
+    """Split `key=value`: the text itself where the key holds text, else YAML or a number as Python writes it.
+
+    (YAML takes 1e-3 for a word.)
+
+    Raises:
+        InputError: no `=`, no YAML, or a key that does not exist (with the ones that do).
+    """
+    key, equals, text = pair.removeprefix("--").partition("=")
+    if not equals:
+        raise InputError(f"{pair}: expected KEY=VALUE")
+    check_key(key, pair)
+    if text and isinstance(dict(flatten(Config()))[key], str):  # name=1 is the text 1, not the number
+        return key, text
+    value = _parse_yaml(text, pair)
+    try:
+        return key, float(value) if isinstance(value, str) else value
+    except ValueError:
+        return key, value
+
+
 def save_config(config: Config, path: Path):
     """Write every key with its value as YAML, whole or not at all; `load_config` of the file gives the same configuration."""
-    write_atomically(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def flatten(config: Config) -> Iterator[tuple[str, object]]:
@@ -122,7 +141,13 @@ def _check_null(key: str, value, place: str):
         raise InputError(f"{place}: {key} must have a value; leave it out for its default")
 
 
-def _check_key(key: str, place: str):
+def check_key(key: str, place: str):
+    """Raise an `InputError` that names the valid keys, unless the key is one.
+
+    Args:
+        key: dotted.
+        place: where it stands, for the message.
+    """
     valid = valid_keys()
     if key in valid:
         return

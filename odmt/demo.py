@@ -86,8 +86,7 @@ def is_new(interactions: Interactions) -> np.ndarray:
 def comparison(result: dict, baseline: np.ndarray, interactions: Interactions) -> str:
     """The test metrics of every source and of the baseline's ranks [U], as a Markdown table."""
     metrics = {**result["test"], **summarize({BASELINE: baseline})}
-    new = result["test_groups"]["0"]
-    for source in ("fused", "id", "text", "image"):
-        metrics[f"{source}/{NEW_ITEMS}"] = new[f"{source}/recall@10"]
-    metrics[f"{BASELINE}/{NEW_ITEMS}"] = recall(baseline[is_new(interactions)], 10)
+    if new := result["test_groups"].get("0"):
+        metrics |= {name.replace("recall@10", NEW_ITEMS): value for name, value in new.items() if name.endswith("recall@10")}
+        metrics[f"{BASELINE}/{NEW_ITEMS}"] = recall(baseline[is_new(interactions)], 10)
     return result_table(metrics)

@@ -56,9 +56,8 @@ def open_world(device: str = "auto") -> Iterator[World]:
 
 
 def share(num_rows: int, world: World) -> slice:
-    """The rows of this process when they are dealt out in equal runs."""
-    per_process = -(-num_rows // world.size)
-    return slice(min(world.rank * per_process, num_rows), min((world.rank + 1) * per_process, num_rows))
+    """The rows of this process when they are dealt out evenly; with as many rows as processes or more, none goes without."""
+    return slice(num_rows * world.rank // world.size, num_rows * (world.rank + 1) // world.size)
 
 
 def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
@@ -70,7 +69,8 @@ def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world.size)]
     dist.all_gather(parts, padded)
-    return torch.cat(parts)[:num_rows]
+    shares = [share(num_rows, World(rank, world.size, world.device)) for rank in range(world.size)]
+    return torch.cat([part[: rows.stop - rows.start] for part, rows in zip(parts, shares)])
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:

@@ -1,5 +1,8 @@
 """Full-catalogue ranking of held-out items: the catalogue is encoded once, users are ranked in blocks, nothing is sorted.
 
+Deviation: the official code sorts all scores of one user after the other, so that equal scores stand in no particular order. Here a
+rank is 1 + the number of higher scores: ties count as won, the same on every machine.
+
 Legend: U users, N items, D width.
 """
 

@@ -19,7 +19,8 @@ CPU_SCORES = 1 << 17  # that a CPU computes at a time, of every source
 def in_batch_logits(states: Tensor, vectors: Tensor, log_popularity: Tensor) -> Tensor:
     """Score every position against every vector of the batch: s_ij = <h_i, d_j> - log pop(j) (Eq. 6).
 
-    In float32 at least, whatever the encoders compute in: half precision would round scores of 20 to sixteenths.
+    Deviation: in float32 at least, whatever the encoders compute in; under the official code's autocast scores of 20 are rounded to
+    sixty-fourths, and in bf16 they would be to eighths.
 
     Args:
         states: [P, D].
@@ -170,7 +171,7 @@ class Objective:
 
         Args:
             states: [P, D] by source.
-            vectors: [V, D] by source.
+            vectors: [V, D] by source, of those that have states.
             batch: who is predicted from what.
             epoch: from 1.
 
@@ -185,7 +186,8 @@ class Objective:
 
         def losses_of(rows: slice, states: list[Tensor], vectors: list[Tensor]) -> dict[str, Tensor]:
             logits = {
-                source: in_batch_logits(state, vector, log_popularity) for source, state, vector in zip(sources, states, vectors)
+                source: in_batch_logits(state, vector, log_popularity)
+                for source, state, vector in zip(sources, states, vectors, strict=True)
             }
             if self.late:
                 logits = {"fused": fuse(logits)}
@@ -199,7 +201,7 @@ class Objective:
         sources = list(states)
         # The scores of a CPU's block stay in its cache.
         rows = len(users) if users.device.type == "cuda" else max(1, CPU_SCORES // len(log_popularity))
-        loss, parts = _Blockwise.apply(losses_of, rows, *states.values(), *vectors.values())
+        loss, parts = _Blockwise.apply(losses_of, rows, *states.values(), *(vectors[source] for source in sources))
         return {"loss": loss, **parts}
 
     def _weight(self, epoch: int) -> float:

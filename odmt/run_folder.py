@@ -6,15 +6,18 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from odmt.checkpoint import write_atomically
 from odmt.config import Config
 from odmt.config_files import flatten, load_config, save_config
+from odmt.data.feature_store import Header
 from odmt.errors import InputError
+from odmt.files import write_text
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,7 +31,7 @@ FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "da
 class RunFolder:
     """The files of one run; only the main process writes.
 
-    config.yaml (resolved), environment.json (versions, commit, machine), train.log, metrics.jsonl (a line an epoch),
+    config.yaml (resolved), environment.json (versions, commit, machine, encoders), train.log, metrics.jsonl (a line an epoch),
     last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch),
     ranks.safetensors (test rank of every user), result.json (written last: the run is finished), tensorboard/.
     """
@@ -86,17 +89,26 @@ class RunFolder:
         if differing:
             raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
 
-    def open(self, overwrite: bool):
-        """Make the folder, note what runs where, and send the log there too."""
+    def open(self, overwrite: bool, encoders: Mapping[str, Header]):
+        """Make the folder, note what runs where and on which features, and send the log there too."""
         if overwrite and self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
         save_config(self.config, self.path / "config.yaml")
-        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        self._write_environment(encoders)
         self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("odmt").addHandler(self._log)
+
+    def _write_environment(self, encoders: Mapping[str, Header]):
+        """Write environment.json; of a run that is continued, what it held before stays, under `before`."""
+        path = self.path / "environment.json"
+        now = environment() | {"encoders": {modality: asdict(header) for modality, header in encoders.items()}}
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            now["before"] = [*earlier.pop("before", []), earlier]
+        write_text(path, json.dumps(now, indent=2) + "\n")
 
     def close(self):
         """Send the log and the scalars there no longer: the next run of this process has a folder of its own."""
@@ -109,7 +121,7 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
         """Write TensorBoard scalars, where TensorBoard is installed."""
@@ -123,7 +135,7 @@ class RunFolder:
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""
-        write_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
 
 def environment() -> dict:

@@ -20,10 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from odmt.cli import report_mistakes
+from odmt.config_files import check_key, parse_override
 from odmt.errors import InputError
 from odmt.trial_pool import Outcome, TrialPool
 from odmt.trial_queue import SELECTION, TrialQueue
-from odmt.trials import PLACES, Trial, check_key, parse_override
+from odmt.trials import PLACES, Trial
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 
@@ -66,7 +67,7 @@ def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, ob
         InputError: an unknown key, values that are no list, a key that says where a trial runs.
     """
     for key, values in grid.items():
-        check_key(key)
+        check_key(key, "GRID")
         if key in PLACES:
             raise InputError(f"GRID: {key} is nothing to search; give it with --set {key}=VALUE")
         if not isinstance(values, list | tuple) or not values:

@@ -16,6 +16,7 @@ from odmt.checkpoint import load_metadata, load_tensors, load_training, save_ten
 from odmt.cli import report_mistakes
 from odmt.config import Config
 from odmt.config_files import config_parser, load_config
+from odmt.data.features import read_encoders
 from odmt.distributed import barrier, open_world
 from odmt.errors import InputError
 from odmt.metrics import popularity_groups, summarize, summarize_groups
@@ -36,14 +37,14 @@ class Progress:
         best_epoch: the one with the best validation.
         history: a line of metrics an epoch.
         scaler: state of the fp16 loss scaling.
-        data: fingerprint of the interactions.
+        basis: what the numbers depend on beside the configuration, by name (`Run.basis`).
     """
 
     epoch: int = 0
     best_epoch: int = 0
     history: list[dict] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
-    data: str = ""
+    basis: dict[str, str] = field(default_factory=dict)
 
     def best(self) -> float:
         """The best validation recall@10 so far."""
@@ -56,28 +57,41 @@ class Run:
     def __init__(self, trainer: Trainer, folder: RunFolder):
         self.trainer, self.folder = trainer, folder
         self.config, self.world = trainer.config, trainer.world
-        self.progress = Progress(data=trainer.interactions.fingerprint())
+        self.encoders = read_encoders(self.config.data.folder, trainer.tables)
+        self.progress = Progress(basis=self.basis())
+
+    def basis(self) -> dict[str, str]:
+        """What the numbers depend on beside the configuration: it stays the same from a run's first epoch to its last."""
+        return {
+            "interactions": self.trainer.interactions.fingerprint(),
+            **{f"{source} features": header.weights for source, header in self.encoders.items()},
+            "processes": str(self.world.size),
+            "precision": str(self.trainer.precision.dtype).removeprefix("torch."),
+        }
 
     def resume(self):
         """Continue from the last checkpoint, where there is one.
 
         Raises:
-            InputError: it was trained on other interactions.
+            InputError: it was trained on other data or in another way than this process would.
         """
         if not self.folder.last.exists():
             return
-        if load_metadata(self.folder.last)["data"] != self.progress.data:
+        before, now = load_metadata(self.folder.last)["basis"], self.basis()
+        if differing := [f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value]:
             raise InputError(
-                f"{self.folder.last}: trained on other users, items or interactions than {self.config.data.folder} holds now; "
-                "bring these back, --overwrite the run, or set another name="
+                f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back, --overwrite the run, or set "
+                "another name="
             )
         self.progress = Progress(**load_training(self.folder.last, self.trainer.model, self.trainer.optimizer))
         self.trainer.scaler.load_state_dict(self.progress.scaler)
-        if self.world.is_main:  # the run may have been killed between the checkpoint and the metrics
-            self.folder.write_metrics(self.progress.history)
+        if self.world.is_main:  # the run may have been killed between the checkpoint and what follows it
+            self._write_epoch()
 
     def fit(self):
         """Train epoch by epoch; every one is validated, checkpointed and logged.
+
+        Deviation: the official code never evaluates its last epoch, and writes a checkpoint every 100th.
 
         Raises:
             NonFiniteLossError: training diverged.
@@ -111,16 +125,11 @@ class Run:
         progress.epoch += 1
         progress.history.append({"epoch": progress.epoch, **metrics})
         progress.scaler = self.trainer.scaler.state_dict()
-        is_best = metrics[SELECTION] > progress.best()
-        if is_best:
+        if metrics[SELECTION] > progress.best():
             progress.best_epoch = progress.epoch
         if self.world.is_main:
-            if is_best:
-                save_tensors(
-                    self.folder.best, self.trainer.model.state_dict(), {"epoch": progress.epoch, SELECTION: metrics[SELECTION]}
-                )
             save_training(self.folder.last, self.trainer.model, self.trainer.optimizer, asdict(progress))
-            self.folder.write_metrics(progress.history)
+            self._write_epoch()
             self.folder.write_scalars(progress.epoch, metrics)
             log.info(
                 "epoch %d/%d  loss %.4f  valid recall@10 %.4f ndcg@10 %.4f%s  (%.1f s + %.1f s)",
@@ -129,11 +138,18 @@ class Run:
                 metrics["train/loss"],
                 metrics[SELECTION],
                 metrics["valid/fused/ndcg@10"],
-                " *" if is_best else "",
+                " *" if progress.best_epoch == progress.epoch else "",
                 metrics["train_seconds"],
                 metrics["valid_seconds"],
             )
         barrier(self.world)
+
+    def _write_epoch(self):
+        """Write what follows from the checkpoint: the metrics so far, and the weights where they are the best ones."""
+        progress = self.progress
+        if progress.best_epoch == progress.epoch:
+            save_tensors(self.folder.best, self.trainer.model.state_dict(), {"epoch": progress.epoch})
+        self.folder.write_metrics(progress.history)
 
     def finish(self) -> dict:
         """Test the best epoch's weights, once; write the ranks and the result."""
@@ -181,7 +197,7 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, build: 
         if resume:
             run.resume()
         if world.is_main:
-            folder.open(overwrite)
+            folder.open(overwrite, run.encoders)
         try:
             barrier(world)
             log.info("%s: %s", folder.path, run.trainer)

@@ -17,6 +17,7 @@ from odmt.data.batches import Batch, epoch_users, to_device, train_batch
 from odmt.data.features import FeatureTable, count_tokens, gather_features, left_out_items, load_features
 from odmt.data.interactions import Interactions
 from odmt.distributed import World, mean_over_processes
+from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.losses import Objective
 from odmt.models.builder import build_recommender
@@ -55,6 +56,11 @@ class Trainer:
         tables: Mapping[str, FeatureTable],
         build: Build = build_model,
     ):
+        if min(interactions.num_users, interactions.num_items) < world.size:
+            raise InputError(
+                f"{world.size} processes for {interactions.num_users} users and {interactions.num_items} items: start no more "
+                "processes than there are of either"
+            )
         self.config, self.world = config, world
         self.interactions, self.tables = interactions, tables
         self.token_counts = count_tokens(tables, interactions.num_items)

@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from odmt.config import Config
 from odmt.config_files import flatten, load_config
@@ -55,7 +55,7 @@ class TrialQueue:
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._alone() if self._file else nullcontext():
-                self.storage = RDBStorage(url)
+                self.storage = _open_storage(url)
                 self.study = optuna.create_study(
                     storage=self.storage, study_name=dataset, direction="maximize", load_if_exists=True
                 )
@@ -145,6 +145,16 @@ class TrialQueue:
             distribution = _distribution(key, typed[key], values)
             if distribution and key not in known:
                 self.storage.set_trial_param(trial_id, key, distribution.to_internal_repr(typed[key]), distribution)
+
+
+def _open_storage(url: str) -> RDBStorage:
+    """Connect, and make the tables where there are none; of launchers that do so at the same moment all but one are refused."""
+    for _ in range(3):
+        try:
+            return RDBStorage(url)
+        except DatabaseError:
+            time.sleep(1)
+    return RDBStorage(url)
 
 
 def _may_be_abandoned(entry: FrozenTrial) -> bool:

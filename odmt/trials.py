@@ -9,10 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-import yaml
-
 from odmt.config_files import flatten, load_config, valid_keys
-from odmt.errors import InputError
 from odmt.run_folder import FREE_KEYS, RunFolder
 
 PLACES = FREE_KEYS | {"data.dataset", "name"}  # keys that say where a trial runs, not what is tried
@@ -83,32 +80,6 @@ class Trial:
 
     def _place(self, key: str) -> str:
         return str(self.overrides.get(key, _settings(self.configs)[key]))
-
-
-def parse_override(pair: str) -> tuple[str, object]:
-    """Split `key=value`; the value is YAML, or a number as Python writes it (YAML takes 1e-3 for a word).
-
-    Raises:
-        InputError: no `=`, no YAML, or a key that does not exist (with the ones that do).
-    """
-    key, equals, text = pair.partition("=")
-    if not equals:
-        raise InputError(f"{pair}: expected KEY=VALUE")
-    check_key(key)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{pair}: not valid YAML: {error}") from error
-    try:
-        return key, float(value) if isinstance(value, str) else value
-    except ValueError:
-        return key, value
-
-
-def check_key(key: str):
-    """Raise an `InputError` that names the valid keys, unless the key is one."""
-    if key not in valid_keys():
-        load_config([f"{key}="])
 
 
 @cache

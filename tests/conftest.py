@@ -21,6 +21,11 @@ def pytest_addoption(parser):
         default=OWN_GOLDENS,
         help="folder of NAME.json + NAME.safetensors made by the official code (default: the project's own)",
     )
+    parser.addoption(
+        "--storage",
+        metavar="URL",
+        help="server for the tests of the launchers' queue, such as postgresql://USER@localhost/postgres (default: SQLite)",
+    )
 
 
 def pytest_generate_tests(metafunc):

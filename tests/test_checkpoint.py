@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from odmt.checkpoint import load_tensors, load_training, save_tensors, save_training, write_atomically
+from odmt.checkpoint import load_tensors, load_training, save_tensors, save_training
 from odmt.errors import InputError
+from odmt.files import write_text
 
 
 def test_tensors_and_metadata_come_back(tmp_path):
@@ -50,7 +51,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, kind, request):
         if kind == "tensors":
             save_tensors(path, {"x": torch.tensor(value)}, {})
         else:
-            write_atomically(path, str(value))
+            write_text(path, str(value))
 
     write(1)
     old = path.read_bytes()

@@ -14,6 +14,7 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World, gather_shares, open_world, share
 from odmt.errors import InputError
+from odmt.train import train
 from odmt.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -105,12 +106,23 @@ def test_a_whole_run(args, tmp_path):
         assert saved[f"test/{source}"].tolist() == rank.tolist()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
+    with pytest.raises(InputError, match=r"last.safetensors: trained with other processes 2 \(now 1\); bring that back"):
+        train(load_config([*args, "train.epochs=3"]), resume=True)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7])
 def test_shares_cover_all_rows_once(num_rows):
     worlds = [World(rank, 3, torch.device("cpu")) for rank in range(3)]
-    assert [row for world in worlds for row in range(num_rows)[share(num_rows, world)]] == list(range(num_rows))
+    shares = [range(num_rows)[share(num_rows, world)] for world in worlds]
+    assert [row for rows in shares for row in rows] == list(range(num_rows))
+    assert min(map(len, shares)) == num_rows // 3, "nobody waits for rows that another has twice"
+
+
+def test_more_processes_than_users_or_items_are_refused(args):
+    alone = Trainer.load(load_config(args), ALONE)
+    crowd = World(0, alone.interactions.num_items + 1, ALONE.device)
+    with pytest.raises(InputError, match=r"\d+ processes for \d+ users and \d+ items: start no more processes than"):
+        Trainer.load(load_config(args), crowd)
 
 
 def test_one_process_needs_no_group():

@@ -43,7 +43,7 @@ def cells_of(target: str, request: Request):
 def finish(trial, valid: float, test: float, groups: dict | None = None):
     """Put a finished run in a trial's folder."""
     folder = RunFolder(config_of(trial))
-    folder.open(overwrite=True)
+    folder.open(overwrite=True, encoders={})
     folder.close()
     metrics = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20)]
     test = {f"fused/{metric}": test for metric in metrics}
@@ -243,7 +243,10 @@ def test_everything_from_data_to_reports(few_rows, request_of):
     assert written >= {f"figure{number}.{suffix}" for number in (1, 2, 4, 5, 7) for suffix in ("png", "svg")}
     check_numbers(request)
     finished = {path: path.stat().st_mtime_ns for path in request.runs.rglob("result.json")}
+    header = request.data / "ring" / "features" / "text" / "header.json"
+    header.write_text(header.read_text().replace("random numbers", "another encoder"))  # not the one that was trained on
     assert reproduce("table2", request) == 0
+    assert "Encoders: random numbers" in (request.reports / "table2.md").read_text()
     assert {path: path.stat().st_mtime_ns for path in request.runs.rglob("result.json")} == finished
 
 

@@ -8,21 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from uuid import uuid4
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from ring_dataset import write_ring
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from odmt import trial_queue
+from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
 from odmt.sweep import grid_trials, launch, summary
 from odmt.trial_pool import TrialPool, run_trials
 from odmt.trial_queue import TrialQueue
-from odmt.trials import Trial, parse_override
+from odmt.trials import Trial
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds that a process may take on a busy machine
@@ -34,14 +38,26 @@ train: {epochs: 1, lr: 0.01, device: cpu}
 GRID = {"train.lr": [0.01, 1e-3], "model.dim": [8, 7]}  # 7 is no multiple of the two heads: such trials fail
 
 
+STORAGE = "sqlite:///runs/ring/study.db"
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A working directory with a dataset of IDs alone, its configuration and its launcher."""
+def place(tmp_path, monkeypatch, request) -> Iterator[Path]:
+    """A working directory with a dataset of IDs alone, its configuration and its launcher; with --storage a database of its own."""
     write_ring(tmp_path / "data" / "ring", 30, 9, ())
     (tmp_path / "ring.yaml").write_text(CONFIG)
     (tmp_path / "run_ring.py").write_text(f"from odmt.sweep import launch\n\nlaunch('ring.yaml', {GRID})\n")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    if not (server := request.config.getoption("--storage")):
+        yield tmp_path
+        return
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    url = make_url(server).set(database=f"odmt_{uuid4().hex}")
+    monkeypatch.setitem(globals(), "STORAGE", url.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {url.database}"))
+        yield tmp_path
+        connection.execute(text(f"DROP DATABASE {url.database} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -50,7 +66,7 @@ def start(place):
     processes = []
 
     def start(*args: str) -> subprocess.Popen:
-        command = [sys.executable, "run_ring.py", *args]
+        command = [sys.executable, "run_ring.py", *args, *([] if STORAGE.startswith("sqlite") else ["--storage", STORAGE])]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         return processes[-1]
 
@@ -61,7 +77,7 @@ def start(place):
 
 
 def study_trials() -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name="ring", storage="sqlite:///runs/ring/study.db").trials
+    return optuna.load_study(study_name="ring", storage=STORAGE).trials
 
 
 def num_epochs(folder: Path) -> int:
@@ -88,8 +104,8 @@ def result(recall: float, test: float = 0.5) -> dict:
     return {"best_epoch": 3, "epochs": 5, "seconds": 75.0, **both}
 
 
-def open_queue(grid=GRID, url="sqlite:///runs/ring/study.db", **settings) -> TrialQueue:
-    queue = TrialQueue(url, "ring", grid_trials("ring.yaml", grid, settings))
+def open_queue(grid=GRID, **settings) -> TrialQueue:
+    queue = TrialQueue(STORAGE, "ring", grid_trials("ring.yaml", grid, settings))
     queue.enqueue()
     return queue
 
@@ -286,11 +302,10 @@ def test_only_the_launchers_own_points_are_taken_and_an_edited_grid_adds_to_the_
 
 
 def test_a_trial_of_another_machine_is_taken_over_only_after_long_silence(place):
-    url = "sqlite:///runs/ring/study.db"
     other, here = open_queue(), open_queue()
     trial, lock = other.claim()
     lock.close()  # as on another machine, whose folder this one does not see
-    storage, number = optuna.storages.RDBStorage(url), study_trials()[0]._trial_id
+    storage, number = optuna.storages.RDBStorage(STORAGE), study_trials()[0]._trial_id
     storage.set_trial_user_attr(number, "host", "another machine")
     held = [here.claim() for _ in range(3)]
     assert trial.name not in [claimed.name for claimed, _ in held]
@@ -356,5 +371,8 @@ def test_one_configuration_has_one_name(place):
 def test_values_of_the_command_line():
     pairs = ["train.lr=1e-3", "train.epochs=2", "model.sources=[id, text]", "train.patience=null", "model.id_init=text"]
     assert [parse_override(pair)[1] for pair in pairs] == [0.001, 2, ["id", "text"], None, "text"]
+    # Text stays text, in a grid as in a configuration.
+    assert parse_override("data.dataset=007") == ("data.dataset", "007")
+    assert load_config(["data.dataset=1e3"]).data.dataset == parse_override("data.dataset=1e3")[1] == "1e3"
     with pytest.raises(InputError, match="not valid YAML"):
         parse_override("model.sources=[id")

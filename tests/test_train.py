@@ -121,6 +121,25 @@ def test_stopped_before_every_file(arguments, tmp_path, monkeypatch):
     assert stops >= 2 + 3 * 2 + 1 + 2  # configuration and environment; an epoch's; the best; ranks and result
 
 
+def test_the_best_weights_are_those_that_were_validated(arguments, tmp_path, monkeypatch):
+    """Stopped between checkpoint and best weights: these come from the checkpoint, not from an epoch that is trained again."""
+    replace, config = os.replace, load_config(arguments("train.epochs=1"))
+
+    def stop_at_best(source, target):
+        if Path(target).name == "best.safetensors":
+            raise PowerCutError
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop_at_best)
+        with pytest.raises(PowerCutError):
+            train(config)
+    monkeypatch.setattr(Trainer, "train_epoch", None)
+    train(config, resume=True)
+    best, last = (load_tensors(config.folder / f"{name}.safetensors")[0] for name in ("best", "last"))
+    assert all(torch.equal(tensor, last[f"model.{name}"]) for name, tensor in best.items())
+
+
 @pytest.fixture(scope="module")
 def finished(ring_root, tmp_path_factory):
     """The arguments and the folder of a finished run."""
@@ -220,9 +239,26 @@ def test_a_run_is_not_continued_on_other_data(arguments, tmp_path):
     items = moved / "ring" / "items.tsv"
     items.write_text("".join(reversed(items.read_text().splitlines(keepends=True))))
     longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
-    with pytest.raises(InputError, match=r"last.safetensors: trained on other users, items or interactions than .*/ring holds"):
+    with pytest.raises(InputError, match=r"last.safetensors: trained with other interactions \w+ \(now \w+\); bring that back, "):
         train(longer, resume=True)
     assert (tmp_path / "ring" / "run" / "result.json").read_bytes() == before
+
+
+def test_a_run_is_not_continued_on_other_features(arguments, tmp_path):
+    config = load_config(arguments("train.epochs=2"))
+    train(config)
+    noted = json.loads((config.folder / "environment.json").read_text())["encoders"]
+    assert {modality: made["weights"] for modality, made in noted.items()} == {"text": "none", "image": "none"}
+    moved = tmp_path / "moved"
+    shutil.copytree(config.data.folder, moved / "ring")
+    header = moved / "ring" / "features" / "text" / "header.json"
+    header.write_text(header.read_text().replace('"weights": "none"', '"weights": "others"'))
+    longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
+    with pytest.raises(InputError, match=r"trained with other text features none \(now others\); bring that back"):
+        train(longer, resume=True)
+    train(load_config(arguments("train.epochs=3")), resume=True)
+    again = json.loads((config.folder / "environment.json").read_text())
+    assert [start["encoders"] for start in (*again["before"], again)] == [noted, noted]
 
 
 def test_an_existing_run_is_not_touched(finished):
@@ -285,7 +321,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """The step, the batch and the losses are told, and the last good checkpoint stays as it is."""
     config = load_config(arguments())
     run = Run(Trainer.load(config, ALONE), RunFolder(config))
-    run.folder.open(overwrite=False)
+    run.folder.open(overwrite=False, encoders={})
     config.train.epochs = 1
     run.fit()
     last = tmp_path / "ring" / "run" / "last.safetensors"

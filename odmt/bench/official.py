@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.layer_norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, D], and a mask that is added to the scores [B, 1, L or 1, L] -> [B, L, D]."""
         queries, keys, values = (w(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for w in (self.w_Q, self.w_K, self.w_V))
         weights = (queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5 + mask).softmax(-1)
         attended = (self.dropout(weights) @ values).transpose(1, 2).flatten(2)
@@ -45,6 +46,7 @@ class FeedForward(nn.Module):
         self.layer_norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
         return self.layer_norm(x + self.dropout(self.w_2(F.relu(self.w_1(x)))))
 
 
@@ -57,6 +59,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(dim, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Shapes as `Attention`."""
         return self.feed_forward(self.multi_head_attention(x, mask))
 
 

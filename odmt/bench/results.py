@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from odmt.checkpoint import write_atomically
+from odmt.files import write_text
 
 
 @dataclass
@@ -80,7 +80,7 @@ def report(measurements: list[Measurement], path: Path | None):
 def write_json(measurements: list[Measurement], path: Path | None):
     """Write a list of objects, one a measurement, where a file is given."""
     if path is not None:
-        write_atomically(path, json.dumps([measurement.summary() for measurement in measurements], indent=2) + "\n")
+        write_text(path, json.dumps([measurement.summary() for measurement in measurements], indent=2) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]]):

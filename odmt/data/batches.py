@@ -170,7 +170,7 @@ def eval_inputs(interactions: Interactions, users: np.ndarray, split: str) -> Se
 def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[np.ndarray]:
     """Yield the users of every step of an epoch, in an order that (seed, epoch) alone decides.
 
-    Of several processes each takes every world-th user; the order is repeated from its start until all have equally many.
+    Choice: of several processes each takes every world-th user; the order is repeated from its start until all have equally many.
     """
     order = np.random.default_rng((seed, epoch)).permutation(num_users)
     order = np.resize(order, -(-num_users // world) * world)[rank::world]

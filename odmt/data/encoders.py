@@ -1,6 +1,8 @@
 """The frozen encoders of images and texts (paper, Section 3.2): CLIP's vision tower and BERT, as Hugging Face implements them.
 
 They compute in float32, whatever the checkpoint's own type, and give float16.
+
+Deviation: the paper writes the image's CLS token last; here it is first, as CLIP and the official code have it.
 Legend: B items of a batch, S side of an image, T tokens, the CLS token first, W width.
 """
 

@@ -2,6 +2,8 @@
 
 Started again it continues: batches are cut from what is missing, in the order of items.tsv, and stored one transaction each, so
 that a run that was killed and one that was not make the same batches and the same store.
+
+Deviation: the official code extracts the features at every launch, from images that are pickled in LMDB.
 """
 
 import os

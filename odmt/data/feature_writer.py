@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 import xxhash
 
-from odmt.checkpoint import write_atomically
+from odmt.files import write_text, written_whole
 from odmt.data.feature_store import DTYPE, Fate, Header, Record, Shard, shard_paths
 from odmt.errors import InputError
 
@@ -64,7 +64,7 @@ def claim_folder(folder: Path, header: Header):
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not shard_paths(folder):
-            return write_atomically(folder / "header.json", header.to_json())
+            return write_text(folder / "header.json", header.to_json())
         found = Header.read(folder)
     if keys := found.differing_keys(header):
         differences = "; ".join(f"{key} is {getattr(found, key)!r}, asked for {getattr(header, key)!r}" for key in keys)
@@ -115,7 +115,7 @@ def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, 
         for fate, name in LISTS.items():
             if by_fate[fate]:
                 lines = [f"{item_id}\t{record.reason}\n" for item_id, record in by_fate[fate].items()]
-                write_atomically(folder / name, "".join(lines))
+                write_text(folder / name, "".join(lines))
             else:
                 (folder / name).unlink(missing_ok=True)
     return by_fate
@@ -124,11 +124,10 @@ def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, 
 def _open_for_writing(path: Path) -> Shard:
     if not path.exists():
         # Readers never see a file without its tables.
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        Shard(partial, map_size=INITIAL_MAP_BYTES).env.close()
-        partial.with_name(partial.name + "-lock").unlink()
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.unlink(missing_ok=True)
+            Shard(partial, map_size=INITIAL_MAP_BYTES).env.close()
+            partial.with_name(partial.name + "-lock").unlink()
     return Shard(path, map_size=INITIAL_MAP_BYTES)
 
 

@@ -4,7 +4,7 @@ Legend: N items, M items asked for, T tokens, W feature width.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from odmt.config import DataConfig
 from odmt.data.batches import Tokens
-from odmt.data.feature_store import FeatureStore
+from odmt.data.feature_store import FeatureStore, Header
 from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 
@@ -53,6 +53,7 @@ class StoredTable:
         self.width = store.header.width
         lengths = np.array([store.num_tokens(item_id) for item_id in item_ids], np.int64)
         self.lengths = np.minimum(lengths, 1) if first_token_only else lengths
+        self.num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads)
 
     @property
@@ -77,7 +78,7 @@ class StoredTable:
                 length = self.lengths[index]
                 out[start : start + length] = self.store.read(self.item_ids[index])[:length]
 
-        parts = np.array_split(np.arange(len(indices)), self._pool._max_workers)
+        parts = np.array_split(np.arange(len(indices)), self.num_threads)
         for _ in self._pool.map(copy, parts):
             pass
 
@@ -151,6 +152,11 @@ def load_features(
     pinned = placement == "pinned"
     where = torch.device("cpu") if pinned else device
     return {source: ResidentTable(table, where, pinned) for source, table in stored.items()}
+
+
+def read_encoders(folder: Path, modalities: Iterable[str]) -> dict[str, Header]:
+    """What the features of a dataset were made with, by modality."""
+    return {modality: Header.read(folder / "features" / modality) for modality in modalities}
 
 
 def left_out_items(folder: Path) -> set[str]:

@@ -24,6 +24,7 @@ from odmt.data.feature_writer import LISTS
 from odmt.data.images import find_images
 from odmt.data.interactions import read_items
 from odmt.errors import InputError
+from odmt.files import written_whole
 
 # Titles may be Chinese; whichever of these fonts is installed stands in where the first has no glyph.
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "SimHei"]
@@ -146,13 +147,10 @@ def contact_sheet(cells: list[Cell], shown: np.ndarray, neighbours: dict[str, np
 
 
 def _save(figure: Figure, path: Path):
-    partial = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(partial, format="png", dpi=100)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            figure.savefig(partial, format="png", dpi=100)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise InputError(f"{path}: cannot be written ({error}); name another file with --out") from error
 
 

@@ -10,12 +10,13 @@ from odmt.models.packing import Packing
 
 
 class CausalConv(nn.Conv1d):
-    """A convolution that sees the present and the past: [B, D, L] -> [B, D, L]."""
+    """A convolution that sees the present and the past."""
 
     def __init__(self, dim: int, kernel_size: int, dilation: int):
         super().__init__(dim, dim, kernel_size, dilation=dilation)
 
     def forward(self, grid: Tensor) -> Tensor:
+        """[B, D, L] -> [B, D, L]."""
         past = (self.kernel_size[0] - 1) * self.dilation[0]
         return super().forward(F.pad(grid, (past, 0)))
 
@@ -31,6 +32,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-8)
 
     def forward(self, grid: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
         out = F.relu(self.norm1(self.conv1(grid.mT).mT))
         return F.relu(self.norm2(self.conv2(out.mT).mT)) + grid
 

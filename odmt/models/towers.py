@@ -22,7 +22,8 @@ class ItemTable(nn.Embedding):
     """A vector an item; row 0 is the padding's. Where `sparse` is set, the gradient holds the rows of the batch alone.
 
     Args:
-        initial: [N + 1, W], copied: training never changes the features it came from.
+        initial: [N + 1, W], copied: training never changes the features it came from. Deviation: the official code's table from
+            text or image features is a view of these, which training changes too.
     """
 
     def __init__(self, initial: Tensor):

@@ -24,9 +24,11 @@ class Pen:
         self._draw = ImageDraw.Draw(self.mask)
 
     def polygon(self, *points: float):
+        """Fill a polygon: x and y of its corners in turn."""
         self._draw.polygon(_pixels(points), fill=255)
 
     def ellipse(self, *box: float):
+        """Fill an ellipse; a box is left, top, right, bottom, here and below."""
         self._draw.ellipse(_pixels(box), fill=255)
 
     def erase(self, *box: float):
@@ -34,12 +36,15 @@ class Pen:
         self._draw.ellipse(_pixels(box), fill=0)
 
     def block(self, *box: float, radius: float = 0):
+        """Fill a rectangle, its corners rounded."""
         self._draw.rounded_rectangle(_pixels(box), _pixels([radius])[0], fill=255)
 
     def line(self, *points: float, width: float = 1.6):
+        """Draw a line through points."""
         self._draw.line(_pixels(points), 255, round(_pixels([width])[0]), "curve")
 
     def arc(self, *box: float, start: float, end: float, width: float = 1.6):
+        """Draw a part of an ellipse's edge, clockwise from `start` to `end` degrees, 0 being right."""
         self._draw.arc(_pixels(box), start, end, 255, round(_pixels([width])[0]))
 
     def dome(self, *box: float):

@@ -2,9 +2,10 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
+
+from odmt.files import write_text
 
 
 class Failure(NamedTuple):
@@ -38,6 +39,4 @@ class FailureList(list[Failure]):
         self[:] = last.values()
         text = io.StringIO()
         csv.writer(text).writerows([Failure._fields, *self])
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-        os.replace(partial, self.path)
+        write_text(self.path, text.getvalue())

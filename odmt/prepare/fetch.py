@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.files import written_whole
 from odmt.prepare.downloads import Downloader, DownloadError
 from odmt.prepare.failures import Failure, FailureList
 from odmt.prepare.pictures import link_or_copy
@@ -147,9 +147,8 @@ class ImageFetcher:
 
     def _store(self, item: str, content: bytes) -> Path:
         path = self.folder / f"{item}{check_image(content)}"
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
         return path
 
 

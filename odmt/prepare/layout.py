@@ -4,7 +4,6 @@ A history is what a user did, in time order and uncut; every source of raw files
 items and, where there are any, pictures.
 """
 
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.files import written_whole
 from odmt.prepare.table1 import print_table1
 
 MAX_NAME_BYTES = 240  # of a file name's 255; the suffix and a temporary name's ending need the rest
@@ -137,9 +137,8 @@ class Dataset:
         """Write items.tsv and behaviours.tsv, each whole or not at all."""
         lines = self.histories.select(pl.col("user"), pl.col("items").list.join(" "))
         for name, table in {"items.tsv": self.items, "behaviours.tsv": lines}.items():
-            partial = folder / f"{name}.partial"
-            table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
-            os.replace(partial, folder / name)
+            with written_whole(folder / name) as partial:
+                table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
 
     def report(self, name: str):
         """Print what was dropped and the dataset's row of Table 1, beside the paper's if it has a dataset of this name."""

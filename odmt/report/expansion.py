@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from odmt.config import Config
-from odmt.config_files import load_config
+from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
 from odmt.report.request import Request
 from odmt.report.rows import Row
-from odmt.trials import Trial, parse_override
+from odmt.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from odmt.checkpoint import write_atomically
+from odmt.files import write_text
 
 GAP = "–"
 FITTING = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # a wide table is made as narrow as the text
@@ -53,10 +53,10 @@ class Page:
         """Write the page and its numbers, tables by file name of which the first is the page's too."""
         folder.mkdir(parents=True, exist_ok=True)
         name = next(iter(numbers))
-        write_atomically(folder / f"{name}.md", self.markdown())
-        write_atomically(folder / f"{name}.tex", self.latex())
+        write_text(folder / f"{name}.md", self.markdown())
+        write_text(folder / f"{name}.tex", self.latex())
         for csv, table in numbers.items():
-            write_atomically(folder / f"{csv}.csv", table.to_csv(index=False))
+            write_text(folder / f"{csv}.csv", table.to_csv(index=False))
 
 
 def _tabulate(table: pd.DataFrame, style: str) -> str:

@@ -3,10 +3,10 @@
 import json
 from datetime import date, datetime
 
-from odmt.data.feature_store import Header
 from odmt.report.expansion import config_of
 from odmt.report.measurements import Measurement
 from odmt.report.request import Request
+from odmt.trials import Trial
 
 
 def footer(measurements: list[Measurement], request: Request) -> list[str]:
@@ -16,12 +16,12 @@ def footer(measurements: list[Measurement], request: Request) -> list[str]:
     if not trials:
         return [f"{written}; nothing has been measured yet."]
     days = sorted(datetime.fromtimestamp((trial.folder / "result.json").stat().st_mtime).date() for trial in trials)
-    environments = [json.loads((trial.folder / "environment.json").read_text(encoding="utf-8")) for trial in trials]
+    starts = [(trial, start) for trial in trials for start in _starts(trial)]
     return [
         f"{written}; runs finished {' to '.join(dict.fromkeys((str(days[0]), str(days[-1]))))}.",
-        f"Commit: {_several(environment['commit'] or 'unknown' for environment in environments)}.",
-        f"Machine: {_several(map(_machine, environments))}.",
-        f"Encoders: {_several(encoder for measurement in measurements for encoder in _encoders(measurement))}.",
+        f"Commit: {_several(start['commit'] or 'unknown' for _, start in starts)}.",
+        f"Machine: {_several(_machine(start) for _, start in starts)}.",
+        f"Encoders: {_several(encoder for trial, start in starts for encoder in _encoders(trial, start))}.",
         f"Seeds: {_several(str(config_of(trial).train.seed) for trial in trials)}.",
         f"Settings: {_settings(request)}.",
     ]
@@ -51,18 +51,21 @@ def _settings(request: Request) -> str:
     return f"model.dim of {dims} and train.lr of {lrs} chosen by validation recall@10 with seed {request.seeds[0]}"
 
 
-def _machine(environment: dict) -> str:
-    machine = environment["machine"]
+def _starts(trial: Trial) -> list[dict]:
+    """What environment.json says of each time that a run was started or continued."""
+    last = json.loads((trial.folder / "environment.json").read_text(encoding="utf-8"))
+    return [*last.pop("before", []), last]
+
+
+def _machine(start: dict) -> str:
+    machine = start["machine"]
     processor = ", ".join(machine["gpus"]) or f"CPU, threads of a trial: {machine['cpu_threads']}"
-    return f"{processor} ({machine['system']}, PyTorch {environment['packages']['torch']})"
+    return f"{processor} ({machine['system']}, PyTorch {start['packages']['torch']})"
 
 
-def _encoders(measurement: Measurement) -> list[str]:
-    if not measurement:
-        return []
-    config = config_of(measurement.trials[0])
-    headers = {source: Header.read(config.data.folder / "features" / source) for source in config.model.needs}
-    return [f"{header.encoder}, weights {header.weights} ({config.data.dataset}, {source})" for source, header in headers.items()]
+def _encoders(trial: Trial, start: dict) -> list[str]:
+    dataset = config_of(trial).data.dataset
+    return [f"{made['encoder']}, weights {made['weights']} ({dataset}, {source})" for source, made in start["encoders"].items()]
 
 
 def _several(values) -> str:

@@ -41,4 +41,5 @@ class Request:
 
     def __post_init__(self):
         # What is named twice is measured once.
+        self.gpus = [gpu for names in self.gpus for gpu in names.split(",")]
         self.datasets, self.seeds = list(dict.fromkeys(self.datasets)), list(dict.fromkeys(self.seeds))

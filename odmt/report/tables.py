@@ -11,6 +11,7 @@ import pandas as pd
 
 from odmt.data.features import left_out_items
 from odmt.data.interactions import Interactions
+from odmt.errors import InputError
 from odmt.report.expansion import config_of
 from odmt.report.measurements import Measurement
 from odmt.report.page import GAP
@@ -70,7 +71,9 @@ def difference_table(target: str, measurements: Sequence[Measurement]) -> pd.Dat
         if not other or reference is None or other is reference:
             continue
         ours, theirs = reference.user_metrics(), other.user_metrics()
-        assert np.array_equal(ours["target"], theirs["target"]), f"{other.cell} was tested on other users"
+        if not np.array_equal(ours["target"], theirs["target"]):
+            one, two = (measurement.trials[0].folder for measurement in (reference, other))
+            raise InputError(f"{one} and {two}: tested on other interactions; --overwrite the one that is older than the dataset")
         for metric in DEFAULT_METRICS:
             difference = vars(compare(ours[metric], theirs[metric]))
             lines.append({**_names(other), "reference": reference.cell.row.label, "metric": metric, **difference})
