@@ -51,7 +51,7 @@ def _opened(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; remove it to start over") from error
+        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; train the run anew with --overwrite") from error
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):

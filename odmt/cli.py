@@ -37,14 +37,19 @@ def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = No
 
 
 @contextmanager
-def report_mistakes(*failures: type[Exception]) -> Iterator[None]:
-    """End the process without a traceback: status 2 for an `InputError`, 130 for an interrupt, 1 for the named failures."""
+def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
+    """End the process without a traceback: status 2 for an `InputError`, 130 for an interrupt, 1 for the named failures.
+
+    Args:
+        failures: exceptions whose text is all that a user wants to read.
+        interrupted: what to say after an interrupt.
+    """
     try:
         yield
     except InputError as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
-        _leave("interrupted", 130)
+        _leave(interrupted, 130)
     except failures as error:
         _leave(f"failed: {error}", 1)
 

@@ -204,8 +204,8 @@ class TrainConfig:
     test_curve: bool = False
 
     def __post_init__(self):
-        for key in ("epochs", "batch_size"):
-            _require(getattr(self, key) >= 1, f"train.{key}", "must be 1 or more")
+        _require(self.epochs >= 1, "train.epochs", "must be 1 or more")
+        _require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
         for key in ("lr", "clip_norm"):
             _require(getattr(self, key) > 0, f"train.{key}", "must be positive")
         _require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")

@@ -1,7 +1,9 @@
 """What a run leaves behind, RUNS/DATASET/NAME/, and how it is opened, continued and closed."""
 
+import fcntl
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -28,17 +31,41 @@ except ImportError:  # the extra `tensorboard` is not installed
 FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
 
 
+RESERVED = "ODMT_RESERVED"  # environment variable with the folder that a launcher holds for the trial it has started
+
+
+def reserve(folder: Path) -> IO | None:
+    """Make a run's folder and hold it until the returned file is closed here and wherever it is inherited; None: it is taken.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error}); set runs= to a folder that can") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 class RunFolder:
     """The files of one run; only the main process writes.
 
     config.yaml (resolved), environment.json (versions, commit, machine, encoders), train.log, metrics.jsonl (a line an epoch),
     last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch),
-    ranks.safetensors (test rank of every user), result.json (written last: the run is finished), tensorboard/.
+    ranks.safetensors (test rank of every user), result.json (written last: the run is finished), tensorboard/, lock (held while
+    the run is trained).
     """
 
     def __init__(self, config: Config):
         self.config = config
         self.path = config.folder
+        self._lock: IO | None = None
         self._log: logging.Handler | None = None
         self._writer: SummaryWriter | None = None
 
@@ -89,11 +116,26 @@ class RunFolder:
         if differing:
             raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
 
+    def reserve(self):
+        """Make the folder and hold it until it is closed, unless it is held already, by this run or by its launcher.
+
+        Raises:
+            InputError: another process trains this run; the folder cannot be made.
+        """
+        if self._lock is not None or os.environ.get(RESERVED) == str(self.path.resolve()):
+            return
+        self._lock = reserve(self.path)
+        if self._lock is None:
+            raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or set another name=")
+
     def open(self, overwrite: bool, encoders: Mapping[str, Header]):
-        """Make the folder, note what runs where and on which features, and send the log there too."""
-        if overwrite and self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Note what runs where and on which features, and send the log to the folder too; without what was there, to overwrite."""
+        self.reserve()
+        for path in self.path.iterdir() if overwrite else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
         (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
         save_config(self.config, self.path / "config.yaml")
         self._write_environment(encoders)
@@ -111,13 +153,16 @@ class RunFolder:
         write_text(path, json.dumps(now, indent=2) + "\n")
 
     def close(self):
-        """Send the log and the scalars there no longer: the next run of this process has a folder of its own."""
+        """Send the log and the scalars there no longer, since the next run of this process has a folder of its own; let it go."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
         if self._log is not None:
             logging.getLogger("odmt").removeHandler(self._log)
             self._log.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""

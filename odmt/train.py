@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -17,6 +18,7 @@ from odmt.cli import report_mistakes
 from odmt.config import Config
 from odmt.config_files import config_parser, load_config
 from odmt.data.features import read_encoders
+from odmt.data.interactions import Interactions
 from odmt.distributed import barrier, open_world
 from odmt.errors import InputError
 from odmt.metrics import popularity_groups, summarize, summarize_groups
@@ -194,19 +196,39 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, build: 
         return result
     with open_world(config.train.device) as world:
         run = Run(Trainer.load(config, world, build), folder)
-        if resume:
-            run.resume()
-        if world.is_main:
-            folder.open(overwrite, run.encoders)
         try:
+            if world.is_main:
+                folder.reserve()
+            if resume:
+                run.resume()
+            if world.is_main:
+                folder.open(overwrite, run.encoders)
             barrier(world)
             log.info("%s: %s", folder.path, run.trainer)
+            for remark in remarks(run.trainer.interactions):
+                log.info(remark)
             if run.progress.epoch:
                 log.info("continuing after epoch %d", run.progress.epoch)
             run.fit()
             return run.finish()
         finally:
             folder.close()
+
+
+def remarks(interactions: Interactions) -> list[str]:
+    """What a reader of the metrics should know of the data."""
+    found = []
+    if repeated := interactions.num_repeated("test"):
+        found.append(
+            f"{repeated} of {interactions.num_users} test items stand in their user's own history, which is masked: they are misses"
+        )
+    longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
+    if longest < wanted:
+        found.append(
+            f"no user has more than {longest} interactions; data.max_seq_len={interactions.max_seq_len} would take {wanted}, "
+            "where data was prepared with --last so many"
+        )
+    return found
 
 
 def result_table(metrics: dict[str, float]) -> str:
@@ -234,5 +256,5 @@ def main(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with report_mistakes(NonFiniteLossError):
+    with report_mistakes(NonFiniteLossError, interrupted="interrupted; with --resume the same command goes on"):
         sys.exit(main(sys.argv[1:]))

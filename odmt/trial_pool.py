@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from odmt.errors import InputError
+from odmt.run_folder import RESERVED
 from odmt.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
@@ -184,7 +185,7 @@ class TrialPool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
+                env=os.environ | {RESERVED: str(trial.folder.resolve())} | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends its trials
                 pass_fds=[lock.fileno()],
                 preexec_fn=_die_with_launcher if sys.platform == "linux" else None,

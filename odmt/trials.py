@@ -1,6 +1,5 @@
 """What a trial is: configuration files, values on top of them, and the name and folder that follow from both."""
 
-import fcntl
 import json
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from odmt.config_files import flatten, load_config, valid_keys
-from odmt.run_folder import FREE_KEYS, RunFolder
+from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
 PLACES = FREE_KEYS | {"data.dataset", "name"}  # keys that say where a trial runs, not what is tried
 
@@ -68,15 +67,8 @@ class Trial:
         return folder.result()
 
     def lock(self) -> IO | None:
-        """Reserve the folder until the returned file is closed here and in every process that inherits it; None: it is taken."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = (self.folder / "lock").open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+        """Reserve the folder, as `run_folder.reserve`."""
+        return reserve(self.folder)
 
     def _place(self, key: str) -> str:
         return str(self.overrides.get(key, _settings(self.configs)[key]))

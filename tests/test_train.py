@@ -16,11 +16,12 @@ import torch
 
 from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
+from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.metrics import summarize
 from odmt.run_folder import RunFolder
-from odmt.train import Run, main, train
+from odmt.train import Run, main, remarks, train
 from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -79,7 +80,7 @@ def test_killed_and_interrupted_and_continued(arguments, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
-        assert errors.rstrip().endswith("interrupted")
+        assert errors.rstrip().endswith("interrupted; with --resume the same command goes on")
         assert "Traceback" not in errors
     assert killed + 3 <= len(lines(folder)) < 30
     assert not (folder / "result.json").exists()
@@ -154,7 +155,7 @@ def test_what_a_run_leaves_behind(finished):
     args, folder = finished
     names = {path.name for path in folder.iterdir()} - {"tensorboard"}
     tables = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "train.log"}
-    assert names == tables | {"best.safetensors", "last.safetensors", "ranks.safetensors"}
+    assert names == tables | {"lock", "best.safetensors", "last.safetensors", "ranks.safetensors"}
     assert load_config([str(folder / "config.yaml")]) == load_config(args)
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
@@ -281,6 +282,39 @@ def test_overwrite_starts_anew(arguments, tmp_path):
     train(load_config(arguments("name=fresh")))
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "fresh")
     assert not (tmp_path / "ring" / "run" / "old").exists()
+
+
+def test_a_run_belongs_to_one_process_at_a_time(arguments, tmp_path):
+    config = load_config(arguments())
+    holder = RunFolder(config)
+    holder.reserve()
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(
+            InputError, match=r"ring/run: another process trains this run; wait for it, end it, or set another name="
+        ):
+            train(config, **flags)
+    assert [path.name for path in config.folder.iterdir()] == ["lock"]
+    holder.close()
+    train(config)
+    RunFolder(config).reserve()  # let go by the run that has ended
+
+
+def test_a_folder_that_cannot_be_made(arguments, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/ring/run: cannot be written to \(.*\); set runs= to a folder that can"):
+        train(load_config(arguments(f"runs={tmp_path / 'file'}")))
+
+
+def test_what_limits_the_metrics_is_said():
+    users = [[1, 2, 3, 1, 2], [1, 2, 3, 4, 5], [3, 1, 3, 1, 3]]
+    flat, offsets = np.concatenate(users).astype(np.int32), np.arange(0, 16, 5)
+    interactions = Interactions(["a", "b", "c"], list("vwxyz"), list("vwxyz"), flat, offsets, max_seq_len=12)
+    assert remarks(interactions) == [
+        "2 of 3 test items stand in their user's own history, which is masked: they are misses",
+        "no user has more than 5 interactions; data.max_seq_len=12 would take 15, where data was prepared with --last so many",
+    ]
+    enough = Interactions(["b"], list("vwxyz"), list("vwxyz"), flat[5:10], np.array([0, 5]), max_seq_len=2)
+    assert remarks(enough) == []
 
 
 def test_seeds_make_runs(arguments, tmp_path):

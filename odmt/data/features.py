@@ -200,5 +200,8 @@ def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool
     store = FeatureStore(path)
     missing = [item_id for item_id in item_ids if item_id not in store]
     if missing:
-        raise InputError(f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; continue with: {command}")
+        raise InputError(
+            f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; continue with: {command} "
+            f"--{source}-encoder {store.header.encoder}"
+        )
     return StoredTable(store, item_ids, first_token_only)
