@@ -22,7 +22,7 @@ from tqdm import tqdm
 from odmt.cli import report_mistakes
 from odmt.config_files import check_key, parse_override
 from odmt.errors import InputError
-from odmt.trial_pool import Outcome, TrialPool
+from odmt.trial_pool import Outcome, TrialPool, check_gpus
 from odmt.trial_queue import SELECTION, TrialQueue
 from odmt.trials import PLACES, Trial
 
@@ -50,6 +50,8 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
         if options.show and not options.storage and not database.exists():
             raise InputError(f"{database}: no trials yet; start them without --show")
         pool = TrialPool(options.gpus, options.gpus_per_trial)
+        if not options.show:
+            check_gpus(options.gpus)
         queue = TrialQueue(options.storage or f"sqlite:///{database}", folder.name, trials)
         if not options.show:
             queue.enqueue(options.retry_failed)

@@ -18,6 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal
 
+import torch
+
 from odmt.errors import InputError
 from odmt.run_folder import RESERVED
 from odmt.trials import Trial
@@ -90,6 +92,12 @@ class RunningTrial:
         """Signal the process and those it started in its session, if they are still there."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
+
+
+def check_gpus(gpus: Sequence[str]):
+    """Refuse to deal out GPUs on a machine without any: the trials would all run on its CPU."""
+    if gpus and not torch.cuda.is_available():
+        raise InputError(f"--gpus {','.join(gpus)}: PyTorch sees no GPU here; leave --gpus out, or mend the driver")
 
 
 class TrialPool:

@@ -56,13 +56,20 @@ def _bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[tuple[fl
         places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
         style = {"color": COLOURS[index], "hatch": HATCHES[index], "edgecolor": "white", "linewidth": 0}
         if not np.isnan(values).all():
-            axes.bar(places, values, width * 0.92, yerr=np.where(np.isnan(stds), 0, stds), label=label, **style)
+            axes.bar(places, values, width * 0.92, yerr=_spread(stds), label=label, **style)
+        for place in places[values == 0]:
+            axes.text(place, 0, "0", ha="center", va="bottom", fontsize=6, color=COLOURS[index])
         for place in places[np.isnan(values)]:
             axes.text(place, 0, " gap", rotation=90, ha="center", va="bottom", fontsize=6, color="grey")
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlim=(-0.5, max(len(groups), 1) - 0.5), ylabel=RECALL)
     axes.set_ylim(bottom=0)
     _legend(axes)
+
+
+def _spread(stds: np.ndarray) -> np.ndarray | None:
+    """Lengths of error bars; none where there is one seed everywhere."""
+    return None if np.isnan(stds).all() else np.nan_to_num(stds)
 
 
 def _legend(axes: Axes):
@@ -80,7 +87,7 @@ def _lookup(table: pd.DataFrame) -> Callable[[str], tuple[float, float]]:
 
 def _fst_modules(axes: Axes, table: pd.DataFrame):
     number = _lookup(table)
-    inputs = {"text": "text", "image": "image", "ef": "all three,\nearly fusion", "lf": "all three,\nlate fusion"}
+    inputs = {"text": "text", "image": "image", "ef": "all,\nearly fusion", "lf": "all,\nlate fusion"}
     series = {label: [number(f"{key}:{fst}") for key in inputs] for fst, (label, _) in FST_MODULES.items()}
     _bars(axes, list(inputs.values()), series)
     value, _ = number("id")
@@ -111,9 +118,9 @@ def _popularity(axes: Axes, table: pd.DataFrame):
     users = table.drop_duplicates("group").sort_values("group").set_index("group")["users"]
     numbers = table.set_index(["label", "group"])["value"].to_dict()
     series = {label: [(numbers.get((label, group), np.nan), np.nan) for group in users.index] for label in table["label"].unique()}
-    names = [f"{group}\n{count:,}" for group, count in users.items()]
+    names = [f"{group}\n{count:,} users" for group, count in users.items()]
     _bars(axes, names, series)
-    axes.set_xlabel("popularity group of the target (0: never seen in training, 5: most popular)\nand its number of test users")
+    axes.set_xlabel("popularity group of the target (0: never seen in training, 5: most popular)")
 
 
 def _backbones(axes: Axes, table: pd.DataFrame):
@@ -127,10 +134,9 @@ def _depth(axes: Axes, table: pd.DataFrame):
     number = _lookup(table)
     for index, (method, label) in enumerate({"sasrec_lf": "SASRec+LF", "odmt": "ODMT"}.items()):
         values, stds = np.array([number(f"{method}:{layers}") for layers in SWEEP]).T
-        spread = np.where(np.isnan(stds), 0, stds)
         style = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index], "capsize": 2}
         if not np.isnan(values).all():
-            axes.errorbar(SWEEP, values, spread, label=label, **style)
+            axes.errorbar(SWEEP, values, _spread(stds), label=label, **style)
     axes.set_xticks(SWEEP)
     axes.set(xlabel="Transformer layers of the item encoder", ylabel=RECALL)
     _legend(axes)

@@ -45,10 +45,12 @@ def sweep_notes(measurements: list[Measurement]) -> list[str]:
 
 
 def _settings(request: Request) -> str:
+    epochs = [f"train.epochs={request.epochs}"] if request.epochs else []
+    settings = ", ".join(["those of the dataset's file in configs/", *epochs, *request.overrides])
     if not request.search:
-        return "those of the dataset's file in configs/ and of the command line"
+        return settings
     dims, lrs = ", ".join(map(str, request.dims)), ", ".join(f"{lr:g}" for lr in request.lrs)
-    return f"model.dim of {dims} and train.lr of {lrs} chosen by validation recall@10 with seed {request.seeds[0]}"
+    return f"{settings}; model.dim of {dims} and train.lr of {lrs} chosen by validation recall@10 with seed {request.seeds[0]}"
 
 
 def _starts(trial: Trial) -> list[dict]:

@@ -11,9 +11,9 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from odmt import demo
 from odmt.cli import report_mistakes, run
 from odmt.config import DataConfig
+from odmt.errors import InputError
 from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of
 from odmt.report.measurements import Measurement, measure
@@ -21,7 +21,7 @@ from odmt.report.page import Page
 from odmt.report.provenance import footer, gaps, sweep_notes
 from odmt.report.request import Request
 from odmt.report.rows import ROWS, TITLES
-from odmt.trial_pool import run_trials
+from odmt.trial_pool import check_gpus, run_trials
 from odmt.trials import Trial
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ def reproduce(name: str, request: Request) -> int:
     plan = {name: [cell for dataset in request.datasets for cell in expand(ROWS[name], dataset, request)] for name in names}
     if request.dry_run:
         print(count(plan, request))
+        try:
+            check_data([cell for cells in plan.values() for cell in cells if not _makes(cell.dataset, request)], request)
+        except InputError as error:
+            print(f"it would stop: {error}")
         return 0
     failures = 0 if request.render_only else train_missing(plan, request)
     for target, cells in plan.items():
@@ -75,18 +79,22 @@ def count(plan: Plan, request: Request) -> str:
 
 
 def train_missing(plan: Plan, request: Request) -> int:
-    """Run the trials that are not finished, those of a search first; returns how many failed.
-
-    The demo's data needs no raw files: it is made where it is missing.
-    """
+    """Run the trials that are not finished, those of a search first; returns how many failed."""
     cells = [cell for cells in plan.values() for cell in cells]
-    if "demo" in request.datasets and not (request.data / "demo").exists():
+    if any(_makes(dataset, request) for dataset in request.datasets):
+        from odmt import demo  # loads transformers, for which nothing else here has to wait
+
         demo.prepare(request.data / "demo")
     check_data(cells, request)
     failures = _run(distinct(trial for cell in cells for trial in candidates(cell, request)), request)
     if request.search and len(request.seeds) > 1:
         failures += _run(distinct(trial for cell in cells for trial in chosen(cell, request)), request)
     return failures
+
+
+def _makes(dataset: str, request: Request) -> bool:
+    """Whether a dataset is made here: the demo's needs no raw files."""
+    return dataset == "demo" and not (request.data / "demo").exists()
 
 
 def write(target: str, measurements: list[Measurement], request: Request):
@@ -145,6 +153,7 @@ def _run(trials: list[Trial], request: Request) -> int:
 
 def _places(request: Request) -> list[str]:
     """The GPUs that are named; where none are and none is there, a place for every CPU core."""
+    check_gpus(request.gpus)
     if request.gpus or torch.cuda.is_available():
         return request.gpus
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the trials: each has a core

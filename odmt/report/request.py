@@ -20,7 +20,7 @@ class Request:
             one trial at a time on the GPU that is there or, without any, a trial on every CPU core.
         runs: folder of all run folders.
         data: folder of the datasets.
-        reports: folder to write to.
+        reports: folder to write to; a report of the same name there is replaced.
         dry_run: count the trials, do nothing.
         render_only: train nothing, show what has been measured.
     """

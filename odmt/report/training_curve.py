@@ -35,7 +35,7 @@ def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most p
     recall.set(title=f"validation {METRIC}", xlabel="epoch", ylim=(0, None))
     for axes in (losses, recall):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False)
     path = run / "training_curve.png"
     figure.savefig(path, dpi=120)
     return path
