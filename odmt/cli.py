@@ -26,6 +26,12 @@ class OptionParser(ArgumentParser):
             names = (names[0].replace("_", "-"), *names[1:])
         return super().add_argument(*names, **settings)
 
+    def error(self, message: str, ex: Exception | None = None):
+        """End the process with a message that names options as they are typed."""
+        head, required, names = message.partition("the following arguments are required: ")
+        options = ", ".join("--" + name.rpartition(".")[2].replace("_", "-") for name in names.split(", "))
+        super().error(head + required + options if required else message, ex)
+
 
 def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None):
     """Run one function, or the one of several that the first argument names, with the command line's options.

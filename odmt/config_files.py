@@ -25,11 +25,20 @@ def config_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m odmt.train",
         usage="python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]",
-        description="Train a model and evaluate it. Every key below can stand in a YAML file or be given as KEY=VALUE.",
+        description="Train a model and evaluate it. Every key below can stand in a YAML file or be given as KEY=VALUE, the later "
+        "ones winning. --resume goes on with a run of this configuration after its last epoch, or starts it; --overwrite replaces "
+        "what is there.",
         exit_on_error=False,
     )
     parser.add_class_arguments(Config, fail_untyped=True)
     return parser
+
+
+def config_help() -> str:
+    """The parser's help, its keys written as they are given: without dashes."""
+    text = re.sub(r"^  --\w+ CONFIG +Path to a configuration file\.\n", "", config_parser().format_help(), flags=re.MULTILINE)
+    text = re.sub(r", --[\w.]+\+ \S+", "", text)  # a way to add to lists that `load_config` does not have
+    return re.sub(r"^  --", "    ", text, flags=re.MULTILINE)
 
 
 def load_config(args: list[str]) -> Config:
@@ -102,6 +111,7 @@ def _without_jargon(message: str) -> str:
     if union := re.match(r"(.*?):\s+Does not validate.*?Subtypes: \[([^\n]*)\]\n.*Given value: (.*)$", message, re.DOTALL):
         message = f"{union[1]}: Expected one of {union[2]}. Got value: {union[3]}"
     message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("a typing.Literal", "one of ").replace("typing.Literal", "")
+    message = message.replace("Expected a list.", "Expected a list, such as [id, text].")
     return re.sub(r":\n\s+", ": ", message)
 
 

@@ -16,7 +16,7 @@ import torch
 from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
 from odmt.cli import report_mistakes
 from odmt.config import Config
-from odmt.config_files import config_parser, load_config
+from odmt.config_files import config_help, load_config
 from odmt.data.features import read_encoders
 from odmt.data.interactions import Interactions
 from odmt.distributed import barrier, open_world
@@ -243,7 +243,7 @@ def result_table(metrics: dict[str, float]) -> str:
 def main(args: list[str]) -> int:
     """The command line; returns the exit status."""
     if {"-h", "--help"} & set(args):
-        config_parser().print_help()
+        print(config_help(), end="")
         return 0
     flags = {"--resume", "--overwrite"}
     is_main = int(os.environ.get("RANK", 0)) == 0

@@ -178,7 +178,7 @@ def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeyp
     demo(str(path))
     second = capsys.readouterr().out
     assert "again" in second
-    assert "60 items, 0 of them new" in second
+    assert "60 items; 0 were not there yet" in second
     assert table(second) == table(first)
     assert files(tmp_path / "data").keys() == features.keys()
 

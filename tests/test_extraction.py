@@ -206,8 +206,8 @@ def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, j
     Image.new("RGB", (50, 50), "red").save(dataset / "images" / "item3.png")
     capsys.readouterr()
     extract_features(dataset, **job)
-    assert "image: 121 items, 2 of them new" in (out := capsys.readouterr().out)
-    assert "text: 121 items, 2 of them new" in out
+    assert "image: 121 items; 2 were not there yet" in (out := capsys.readouterr().out)
+    assert "text: 121 items; 2 were not there yet" in out
     after = content(dataset)
     for modality, changed in (("image", {"item3"}), ("text", {"item9"})):
         old, new = before[modality]["features"], after[modality]["features"]

@@ -51,6 +51,11 @@ def test_without_pictures_only_texts_count():
     assert dataset.dropped == {}
 
 
+def test_tables_that_name_items_differently():
+    with pytest.raises(InputError, match="'a' for one, is among the items with texts, 'b' for one; do both tables"):
+        Dataset(histories(u="a a a"), items(b="B"), None, Cut(3, 15))
+
+
 def test_what_is_cut_off_is_counted():
     dataset = Dataset(histories(u="a b c a b", v="a b c"), items(a="A", b="B", c="C"), None, Cut(3, 4))
     assert dataset.dropped == {"interactions older than their user's last 4": 1}

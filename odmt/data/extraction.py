@@ -165,7 +165,7 @@ def _report(folder: Path, by_fate: dict[str, dict[str, Record]], num_new: int):
             f"{item_id}: {record.reason}. Mend them, or pass --bad-images drop or --bad-images blank; what was stored stays"
         )
     num_items = len(by_fate["stored"]) + len(by_fate["blank"])
-    print(f"{folder}: {num_items:,} items, {num_new:,} of them new")
+    print(f"{folder}: {num_items:,} items; {num_new:,} were not there yet or have changed")
     for fate in ("drop", "blank"):
         if by_fate[fate]:
             print(f"{folder / LISTS[fate]}: {len(by_fate[fate]):,} items whose image is missing or cannot be decoded")

@@ -107,7 +107,13 @@ class Dataset:
     def __init__(self, histories: pl.DataFrame, items: pl.DataFrame, pictured: Collection[str] | None, cut: Cut):
         self.dropped: dict[str, int] = {}
         occurring = histories.select(pl.col("items").explode().unique().alias("item"))
+        table = items["item"]
         items = items.join(occurring, on="item", how="semi", maintain_order="left")
+        if items.is_empty() and len(table) and len(occurring):
+            raise InputError(
+                f"none of the items with interactions, {occurring['item'][0]!r} for one, is among the items with texts, "
+                f"{table[0]!r} for one; do both tables call them by the same names?"
+            )
         described = items.filter(HAS_TEXT)
         self._count("items without text", len(occurring) - len(described))
         if pictured is not None:

@@ -44,7 +44,9 @@ class RawLines:
         except BROKEN_GZIP as error:
             raise InputError(f"{self.path}, line 1: the gzip file is broken ({error}); download it again") from error
         if not lines:
-            raise InputError(f"{self.path}: the file is empty; download it again")
+            raise InputError(f"{self.path}: the file is empty; make it or download it again")
+        if b"\0" in lines[0]:
+            raise InputError(f"{self.path}, line 1: not UTF-8 but perhaps UTF-16; convert the file, e.g. with iconv -t utf-8")
         return [line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff") for line in lines]
 
     def tables(
