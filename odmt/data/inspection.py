@@ -28,7 +28,7 @@ from odmt.files import written_whole
 
 # Titles may be Chinese; whichever of these fonts is installed stands in where the first has no glyph.
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "SimHei"]
-CELL = 1.5  # inches
+CELL = 1.8  # inches
 THUMBNAIL = 200  # pixels
 
 
@@ -133,7 +133,7 @@ def nearest(rows: dict[int, np.ndarray], shown: np.ndarray, num_neighbours: int)
 def contact_sheet(cells: list[Cell], shown: np.ndarray, neighbours: dict[str, np.ndarray]) -> Figure:
     """Draw a row for each item that is shown: itself, then its neighbours by each modality."""
     num_columns = 1 + sum(found.shape[1] for found in neighbours.values())
-    figure = Figure(figsize=(CELL * num_columns, 1.6 * CELL * len(shown) + 0.4), layout="constrained")
+    figure = Figure(figsize=(CELL * num_columns, 1.4 * CELL * len(shown) + 0.4), layout="constrained")
     axes = figure.subplots(len(shown), num_columns, squeeze=False)
     installed = font_manager.get_font_names()
     fonts = [name for name in FONTS if name in installed]
@@ -164,6 +164,6 @@ def _draw(axis: Axes, cell: Cell, heading: str, fonts: list[str]):
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
                 axis.imshow(np.asarray(image.convert("RGB")))
         except Exception as error:  # as in odmt.data.images: a broken file, which extraction lists with its reason
-            axis.text(0.5, 0.5, type(error).__name__, ha="center", transform=axis.transAxes, fontsize=6)
-    lines = textwrap.wrap(f"{cell.item_id}: {cell.text}", 24, max_lines=4, placeholder=" …")
-    axis.set_xlabel("\n".join(lines), fontsize=6, family=fonts, parse_math=False)
+            axis.text(0.5, 0.5, type(error).__name__, ha="center", transform=axis.transAxes, fontsize=8)
+    lines = textwrap.wrap(f"{cell.item_id}: {cell.text}", 26, max_lines=4, placeholder=" …")
+    axis.set_xlabel("\n".join(lines), fontsize=8, family=fonts, parse_math=False)

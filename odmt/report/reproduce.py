@@ -141,14 +141,14 @@ def distinct(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _run(trials: list[Trial], request: Request) -> int:
-    failures = 0
+    left = []
     with tqdm(run_trials(trials, _places(request)), "trials", len(trials)) as outcomes:
         for outcome in outcomes:
             if outcome.state != "finished":
-                failures += 1
+                left.append(outcome.trial)
                 reason = outcome.message or "another process trains it"
                 tqdm.write(f"{outcome.trial.folder} {outcome.state}: {reason}", file=sys.stderr)
-    return failures
+    return sum(result_of(trial) is None for trial in left)  # one that another process trained may be finished by now
 
 
 def _places(request: Request) -> list[str]:
