@@ -177,7 +177,12 @@ def _parser(config: str) -> ArgumentParser:
     )
     add("--gpus", metavar="0,1", type=lambda text: text.split(","), default=(), help="run trials side by side, one a GPU")
     add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, by torchrun (default: 1)")
-    add("--storage", metavar="URL", help="database that the launchers share (default: sqlite:///RUNS/DATASET/study.db)")
+    add(
+        "--storage",
+        metavar="URL",
+        help="database that the launchers share (default: sqlite:///RUNS/DATASET/study.db); for launchers on several machines a "
+        "server's, such as postgresql://USER@HOST/NAME",
+    )
     add("--retry-failed", action="store_true", help="run failed trials again")
     add("--dry-run", action="store_true", help="print the trials and do nothing")
     add("--show", action="store_true", help="print the table and do nothing")
