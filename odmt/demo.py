@@ -19,8 +19,8 @@ from odmt.distributed import World
 from odmt.evaluate import rank_targets
 from odmt.metrics import popularity_groups, recall, summarize
 from odmt.prepare.demo import make_demo
-from odmt.report.training_curve import draw_training_curve
 from odmt.train import result_table, train
+from odmt.training_curve import draw_training_curve
 
 BASELINE = "most popular"
 NEW_ITEMS = "recall@10 of new items"
@@ -42,7 +42,7 @@ def demo(config: str = "configs/demo.yaml"):
     print("3. training, from the start", flush=True)
     result = train(settings, overwrite=True)
     interactions = Interactions.load(data.folder, data.max_seq_len, data.min_seq_len, left_out_items(data.folder))
-    curve = draw_training_curve(settings.folder, recall(most_popular_ranks(interactions, "valid"), 10), BASELINE)
+    curve = draw_training_curve(settings.folder, {BASELINE: recall(most_popular_ranks(interactions, "valid"), 10)})
     baseline = most_popular_ranks(interactions, "test")
     print(f"\nTest metrics of epoch {result['best_epoch']} of {result['epochs']}, the best by validation recall@10:\n")
     print(comparison(result, baseline, interactions))

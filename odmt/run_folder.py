@@ -29,8 +29,6 @@ except ImportError:  # the extra `tensorboard` is not installed
 
 # Where the same run may be continued with another value: they decide where it runs, not what it computes.
 FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
-
-
 RESERVED = "ODMT_RESERVED"  # environment variable with the folder that a launcher holds for the trial it has started
 
 
@@ -57,9 +55,9 @@ class RunFolder:
     """The files of one run; only the main process writes.
 
     config.yaml (resolved), environment.json (versions, commit, machine, encoders), train.log, metrics.jsonl (a line an epoch),
-    last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch),
-    ranks.safetensors (test rank of every user), result.json (written last: the run is finished), tensorboard/, lock (held while
-    the run is trained).
+    last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch), tensorboard/,
+    ranks.safetensors (test rank of every user), training_curve.png, result.json (written last: the run is finished), lock (held
+    while the run is trained).
     """
 
     def __init__(self, config: Config):

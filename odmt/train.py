@@ -24,6 +24,7 @@ from odmt.errors import InputError
 from odmt.metrics import popularity_groups, summarize, summarize_groups
 from odmt.run_folder import RunFolder
 from odmt.trainer import Build, NonFiniteLossError, Trainer, build_model
+from odmt.training_curve import draw_training_curve
 
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
@@ -154,7 +155,7 @@ class Run:
         self.folder.write_metrics(progress.history)
 
     def finish(self) -> dict:
-        """Test the best epoch's weights, once; write the ranks and the result."""
+        """Test the best epoch's weights, once; write the ranks, the training curve and the result."""
         weights, _ = load_tensors(self.folder.best)
         self.trainer.model.load_state_dict(weights)
         ranks = self.trainer.rank("test")
@@ -172,6 +173,7 @@ class Run:
             tensors = {f"test/{source}": torch.from_numpy(rank) for source, rank in ranks.items()}
             tensors["test/target"] = torch.from_numpy(targets.copy())
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
+            draw_training_curve(self.folder.path)
             self.folder.write_result(result)
         return result
 

@@ -155,7 +155,7 @@ def test_what_a_run_leaves_behind(finished):
     args, folder = finished
     names = {path.name for path in folder.iterdir()} - {"tensorboard"}
     tables = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "train.log"}
-    assert names == tables | {"lock", "best.safetensors", "last.safetensors", "ranks.safetensors"}
+    assert names == tables | {"lock", "training_curve.png", "best.safetensors", "last.safetensors", "ranks.safetensors"}
     assert load_config([str(folder / "config.yaml")]) == load_config(args)
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__

@@ -1,21 +1,24 @@
 """The course of a run as a picture: its losses, and the validation recall of every source."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from matplotlib.figure import Figure
+
+from odmt.files import written_whole
 
 METRIC = "recall@10"
 COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
 
-def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most popular") -> Path:
+def draw_training_curve(run: Path, baselines: Mapping[str, float] = MappingProxyType({})) -> Path:
     """Draw RUN/training_curve.png from RUN/metrics.jsonl and return its path.
 
     Args:
         run: folder of the run.
-        baseline: validation recall@10 of a model without training, drawn as a line.
-        baseline_name: what the line is called.
+        baselines: validation recall@10 of models without training by their names, drawn as lines.
     """
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     epochs = [line["epoch"] for line in history]
@@ -23,19 +26,21 @@ def draw_training_curve(run: Path, baseline: float, baseline_name: str = "most p
     losses, recall = figure.subplots(1, 2)
     parts = [name.removeprefix("train/") for name in history[0] if name.startswith(("train/ce_", "train/distillation"))]
     for name in parts:
-        colour = COLOURS[name.removeprefix("ce_")]
+        colour = COLOURS.get(name.removeprefix("ce_"))
         losses.plot(epochs, [line[f"train/{name}"] for line in history], label=name, color=colour)
     losses.set(title="training losses", xlabel="epoch")
     suffix = f"/{METRIC}"
     for name in (name for name in history[0] if name.startswith("valid/") and name.endswith(suffix)):
         source = name.removeprefix("valid/").removesuffix(suffix)
         width = 2.5 if source == "fused" else 1.2
-        recall.plot(epochs, [line[name] for line in history], label=source, color=COLOURS[source], linewidth=width)
-    recall.axhline(baseline, color="grey", linestyle="--", label=baseline_name)
+        recall.plot(epochs, [line[name] for line in history], label=source, color=COLOURS.get(source), linewidth=width)
+    for name, value in baselines.items():
+        recall.axhline(value, color="grey", linestyle="--", label=name)
     recall.set(title=f"validation {METRIC}", xlabel="epoch", ylim=(0, None))
     for axes in (losses, recall):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False)
     path = run / "training_curve.png"
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     return path
