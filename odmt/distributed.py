@@ -1,7 +1,7 @@
 """One process or several: what torchrun set up, and how the processes exchange rows."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,7 +70,21 @@ def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world.size)]
     dist.all_gather(parts, padded)
     shares = [share(num_rows, World(rank, world.size, world.device)) for rank in range(world.size)]
-    return torch.cat([part[: rows.stop - rows.start] for part, rows in zip(parts, shares)])
+    return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares)])
+
+
+def in_main(function: Callable[[], None], world: World):
+    """Call a function in the main process alone; the others wait for it, and an InputError that it raises is raised in all."""
+    message: list[str | None] = [None]
+    if world.is_main:
+        try:
+            function()
+        except InputError as error:
+            message = [str(error)]
+    if world.size > 1:
+        dist.broadcast_object_list(message)
+    if message[0] is not None:
+        raise InputError(message[0])
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -27,20 +26,22 @@ try:
 except ImportError:  # the extra `tensorboard` is not installed
     SummaryWriter = None
 
+log = logging.getLogger(__name__)
+
 # Where the same run may be continued with another value: they decide where it runs, not what it computes.
 FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
-RESERVED = "ODMT_RESERVED"  # environment variable with the folder that a launcher holds for the trial it has started
+LOCKS = {"lock", "reserved"}  # held by the run itself; by the launcher that has taken it
 
 
-def reserve(folder: Path) -> IO | None:
-    """Make a run's folder and hold it until the returned file is closed here and wherever it is inherited; None: it is taken.
+def reserve(folder: Path, name: str = "lock") -> IO | None:
+    """Make a run's folder and hold a file of it until that is closed here and wherever it is inherited; None: somebody holds it.
 
     Raises:
         InputError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a")
+        file = (folder / name).open("a")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error}); set runs= to a folder that can") from error
     try:
@@ -48,6 +49,8 @@ def reserve(folder: Path) -> IO | None:
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        log.warning("%s: the file system cannot lock (%s), so nobody stops a second process from training this run", folder, error)
     return file
 
 
@@ -57,7 +60,7 @@ class RunFolder:
     config.yaml (resolved), environment.json (versions, commit, machine, encoders), train.log, metrics.jsonl (a line an epoch),
     last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch), tensorboard/,
     ranks.safetensors (test rank of every user), training_curve.png, result.json (written last: the run is finished), lock (held
-    while the run is trained).
+    while the run is trained) and, with a launcher, reserved (held while it has the run).
     """
 
     def __init__(self, config: Config):
@@ -115,31 +118,35 @@ class RunFolder:
             raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
 
     def reserve(self):
-        """Make the folder and hold it until it is closed, unless it is held already, by this run or by its launcher.
+        """Make the folder and hold it until `close`.
 
         Raises:
             InputError: another process trains this run; the folder cannot be made.
         """
-        if self._lock is not None or os.environ.get(RESERVED) == str(self.path.resolve()):
-            return
-        self._lock = reserve(self.path)
+        self._lock = self._lock or reserve(self.path)
         if self._lock is None:
             raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or set another name=")
 
     def open(self, overwrite: bool, encoders: Mapping[str, Header]):
-        """Note what runs where and on which features, and send the log to the folder too; without what was there, to overwrite."""
+        """Note what runs where and on which features, and send the log to the folder too; to overwrite, empty the folder first."""
         self.reserve()
-        for path in self.path.iterdir() if overwrite else ():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()
+        if overwrite:
+            self._empty()
         (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
         save_config(self.config, self.path / "config.yaml")
         self._write_environment(encoders)
         self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("odmt").addHandler(self._log)
+
+    def _empty(self):
+        """Delete the checkpoint first and the configuration last: killed in between, nothing is continued as what it is not."""
+        order = sorted(self.path.iterdir(), key=lambda path: (path == self.path / "config.yaml", path != self.last))
+        for path in order:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in LOCKS:
+                path.unlink()
 
     def _write_environment(self, encoders: Mapping[str, Header]):
         """Write environment.json; of a run that is continued, what it held before stays, under `before`."""
@@ -151,7 +158,7 @@ class RunFolder:
         write_text(path, json.dumps(now, indent=2) + "\n")
 
     def close(self):
-        """Send the log and the scalars there no longer, since the next run of this process has a folder of its own; let it go."""
+        """End what `open` began and let the folder go: the next run of this process has one of its own."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

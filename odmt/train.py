@@ -19,7 +19,7 @@ from odmt.config import Config
 from odmt.config_files import config_help, load_config
 from odmt.data.features import read_encoders
 from odmt.data.interactions import Interactions
-from odmt.distributed import barrier, open_world
+from odmt.distributed import barrier, in_main, open_world
 from odmt.errors import InputError
 from odmt.metrics import popularity_groups, summarize, summarize_groups
 from odmt.run_folder import RunFolder
@@ -67,7 +67,8 @@ class Run:
         """What the numbers depend on beside the configuration: it stays the same from a run's first epoch to its last."""
         return {
             "interactions": self.trainer.interactions.fingerprint(),
-            **{f"{source} features": header.weights for source, header in self.encoders.items()},
+            **{f"{source} features": header.fingerprint() for source, header in self.encoders.items()},
+            "model": self.trainer.built_by,
             "processes": str(self.world.size),
             "precision": str(self.trainer.precision.dtype).removeprefix("torch."),
         }
@@ -80,11 +81,11 @@ class Run:
         """
         if not self.folder.last.exists():
             return
-        before, now = load_metadata(self.folder.last)["basis"], self.basis()
+        before, now = load_metadata(self.folder.last).get("basis", {}), self.basis()
         if differing := [f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value]:
             raise InputError(
-                f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back, --overwrite the run, or set "
-                "another name="
+                f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back (data are now read from "
+                f"{self.config.data.folder}), --overwrite the run, or set another name="
             )
         self.progress = Progress(**load_training(self.folder.last, self.trainer.model, self.trainer.optimizer))
         self.trainer.scaler.load_state_dict(self.progress.scaler)
@@ -199,13 +200,11 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, build: 
     with open_world(config.train.device) as world:
         run = Run(Trainer.load(config, world, build), folder)
         try:
-            if world.is_main:
-                folder.reserve()
+            in_main(folder.reserve, world)
+            in_main(lambda: folder.check(resume, overwrite), world)  # again, now that no other process can change it
             if resume:
                 run.resume()
-            if world.is_main:
-                folder.open(overwrite, run.encoders)
-            barrier(world)
+            in_main(lambda: folder.open(overwrite, run.encoders), world)
             log.info("%s: %s", folder.path, run.trainer)
             for remark in remarks(run.trainer.interactions):
                 log.info(remark)
@@ -227,8 +226,8 @@ def remarks(interactions: Interactions) -> list[str]:
     longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
     if longest < wanted:
         found.append(
-            f"no user has more than {longest} interactions; data.max_seq_len={interactions.max_seq_len} would take {wanted}, "
-            "where data was prepared with --last so many"
+            f"no user has more than {longest} interactions, though data.max_seq_len={interactions.max_seq_len} uses {wanted}; if "
+            f"there were more, prepare.py --last {wanted} keeps them"
         )
     return found
 

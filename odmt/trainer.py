@@ -46,7 +46,15 @@ Build = Callable[[Config, Interactions, Mapping[str, FeatureTable]], Recommender
 
 
 class Trainer:
-    """A model and everything that a step of its training needs."""
+    """A model and everything that a step of its training needs.
+
+    Args:
+        config: the run.
+        world: the processes.
+        interactions: of all users.
+        tables: the features of their items by modality.
+        build: makes the model.
+    """
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Trainer:
         self.token_counts = count_tokens(tables, interactions.num_items)
         train = config.train
         torch.manual_seed(train.seed)
+        self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
         self.model = build(config, interactions, tables).to(world.device)
         self.parallel = self.model if world.size == 1 else DistributedDataParallel(self.model)
         for module in self.model.modules():

@@ -21,7 +21,6 @@ from typing import IO, Literal
 import torch
 
 from odmt.errors import InputError
-from odmt.run_folder import RESERVED
 from odmt.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
@@ -95,9 +94,13 @@ class RunningTrial:
 
 
 def check_gpus(gpus: Sequence[str]):
-    """Refuse to deal out GPUs on a machine without any: the trials would all run on its CPU."""
+    """Refuse to deal out GPUs that are not there: the trials would run on the CPU."""
     if gpus and not torch.cuda.is_available():
         raise InputError(f"--gpus {','.join(gpus)}: PyTorch sees no GPU here; leave --gpus out, or mend the driver")
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # otherwise the numbers that are seen here are others
+        count = torch.cuda.device_count()
+        if absent := [gpu for gpu in gpus if gpu.isdecimal() and int(gpu) >= count]:
+            raise InputError(f"--gpus {','.join(gpus)}: no GPU {', '.join(absent)} here, the last is {count - 1}")
 
 
 class TrialPool:
@@ -193,7 +196,7 @@ class TrialPool:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {RESERVED: str(trial.folder.resolve())} | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
+                env=os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends its trials
                 pass_fds=[lock.fileno()],
                 preexec_fn=_die_with_launcher if sys.platform == "linux" else None,

@@ -67,8 +67,15 @@ class Trial:
         return folder.result()
 
     def lock(self) -> IO | None:
-        """Reserve the folder, as `run_folder.reserve`."""
-        return reserve(self.folder)
+        """Reserve the folder for a launcher and the processes that inherit the file; None: another launcher or a run has it."""
+        reserved = reserve(self.folder, "reserved")
+        if reserved is None:
+            return None
+        if (held := reserve(self.folder)) is None:  # by a process that was not started here, or has outlived its launcher
+            reserved.close()
+            return None
+        held.close()
+        return reserved
 
     def _place(self, key: str) -> str:
         return str(self.overrides.get(key, _settings(self.configs)[key]))

@@ -14,6 +14,7 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World, gather_shares, open_world, share
 from odmt.errors import InputError
+from odmt.run_folder import RunFolder
 from odmt.train import train
 from odmt.trainer import Trainer
 
@@ -108,6 +109,17 @@ def test_a_whole_run(args, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2]
     with pytest.raises(InputError, match=r"last.safetensors: trained with other processes 2 \(now 1\); bring that back"):
         train(load_config([*args, "train.epochs=3"]), resume=True)
+
+
+def test_a_run_that_another_process_trains_ends_all_processes(args, tmp_path):
+    args = [*args, f"runs={tmp_path}"]
+    holder = RunFolder(load_config(args))
+    holder.reserve()
+    done = torchrun("-m", "odmt.train", *args)
+    assert done.returncode == 1
+    assert done.stderr.count(f"error: {tmp_path}/ring/odmt: another process trains this run") == 2
+    assert [path.name for path in (tmp_path / "ring" / "odmt").iterdir()] == ["lock"]
+    holder.close()
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7])

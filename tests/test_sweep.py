@@ -143,8 +143,8 @@ def test_two_launchers_at_once_run_every_point_exactly_once_and_report_those_tha
 
 
 def test_interrupted_and_killed_launchers_leave_trials_that_continue(start):
-    folder = Path("runs/ring/odmt,epochs-120")
-    args = ("--set", "train.epochs=120", "train.lr=0.01", "--set", "model.dim=8")
+    folder = Path("runs/ring/odmt,epochs-300")
+    args = ("--set", "train.epochs=300", "train.lr=0.01", "--set", "model.dim=8")
     ways = ((signal.SIGINT, 130, "WAITING"), (signal.SIGTERM, 143, "WAITING"), (signal.SIGKILL, -9, "RUNNING"))
     for number, status, state in ways:
         before = num_epochs(folder)
@@ -155,15 +155,15 @@ def test_interrupted_and_killed_launchers_leave_trials_that_continue(start):
         launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == status
         assert [trial.state.name for trial in study_trials()] == [state]
-        wait_until(lambda: Trial(("ring.yaml",), {"train.epochs": 120}).lock())  # free: nothing of the trial runs any more
-        assert before < num_epochs(folder) < 120
+        wait_until(lambda: Trial(("ring.yaml",), {"train.epochs": 300}).lock())  # free: nothing of the trial runs any more
+        assert before < num_epochs(folder) < 300
 
     launcher = start(*args)
     table, _ = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0
-    assert [row[:2] for row in table_rows(table)] == [["odmt,epochs-120", "finished"]]
+    assert [row[:2] for row in table_rows(table)] == [["odmt,epochs-300", "finished"]]
     epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == list(range(1, 121))
+    assert epochs == list(range(1, 301))
     assert (folder / "output.log").read_text().count("continuing after epoch") == 3
     assert [trial.state.name for trial in study_trials()] == ["COMPLETE"]
 

@@ -22,7 +22,7 @@ from odmt.errors import InputError
 from odmt.metrics import summarize
 from odmt.run_folder import RunFolder
 from odmt.train import Run, main, remarks, train
-from odmt.trainer import NonFiniteLossError, Trainer
+from odmt.trainer import NonFiniteLossError, Trainer, build_model
 
 ALONE = World(0, 1, torch.device("cpu"))
 PATIENCE = 120  # seconds that a process may take
@@ -240,7 +240,7 @@ def test_a_run_is_not_continued_on_other_data(arguments, tmp_path):
     items = moved / "ring" / "items.tsv"
     items.write_text("".join(reversed(items.read_text().splitlines(keepends=True))))
     longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
-    with pytest.raises(InputError, match=r"last.safetensors: trained with other interactions \w+ \(now \w+\); bring that back, "):
+    with pytest.raises(InputError, match=r"last.safetensors: trained with other interactions \w+ \(now \w+\); bring that back "):
         train(longer, resume=True)
     assert (tmp_path / "ring" / "run" / "result.json").read_bytes() == before
 
@@ -255,7 +255,7 @@ def test_a_run_is_not_continued_on_other_features(arguments, tmp_path):
     header = moved / "ring" / "features" / "text" / "header.json"
     header.write_text(header.read_text().replace('"weights": "none"', '"weights": "others"'))
     longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
-    with pytest.raises(InputError, match=r"trained with other text features none \(now others\); bring that back"):
+    with pytest.raises(InputError, match=r"trained with other text features \w+ \(now \w+\); bring that back"):
         train(longer, resume=True)
     train(load_config(arguments("train.epochs=3")), resume=True)
     again = json.loads((config.folder / "environment.json").read_text())
@@ -299,6 +299,46 @@ def test_a_run_belongs_to_one_process_at_a_time(arguments, tmp_path):
     RunFolder(config).reserve()  # let go by the run that has ended
 
 
+def test_a_run_that_came_while_the_data_was_read_is_not_touched(arguments, monkeypatch):
+    load = Trainer.load
+    other = load_config(arguments())
+
+    def load_slowly(*args):
+        monkeypatch.setattr(Trainer, "load", load)
+        train(other)
+        return load(*args)
+
+    monkeypatch.setattr(Trainer, "load", load_slowly)
+    with pytest.raises(InputError, match=r"ring/run: holds a run already"):
+        train(load_config(arguments("train.lr=0.1")))
+    assert load_config([str(other.folder / "config.yaml")]) == other
+
+
+def test_a_run_is_continued_with_the_model_that_it_began_with(arguments):
+    def build(*args):
+        return build_model(*args)
+
+    train(load_config(arguments()), build=build)
+    with pytest.raises(InputError, match=r"trained with other model test_train.*build \(now odmt.trainer.build_model\)"):
+        train(load_config(arguments("train.epochs=4")), resume=True)
+    assert train(load_config(arguments("train.epochs=4")), resume=True, build=build)["epochs"] == 4
+
+
+def test_an_interrupted_overwrite_continues_nothing(arguments, monkeypatch):
+    config, unlink = load_config(arguments()), Path.unlink
+    train(config)
+
+    def stop_after_the_checkpoint(path, **options):
+        unlink(path, **options)
+        if path.name == "last.safetensors":
+            raise PowerCutError
+
+    monkeypatch.setattr(Path, "unlink", stop_after_the_checkpoint)
+    with pytest.raises(PowerCutError):
+        train(load_config(arguments("train.lr=0.1")), overwrite=True)
+    assert (config.folder / "config.yaml").exists(), "the checkpoint goes first, the configuration last"
+
+
 def test_a_folder_that_cannot_be_made(arguments, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/ring/run: cannot be written to \(.*\); set runs= to a folder that can"):
@@ -311,7 +351,8 @@ def test_what_limits_the_metrics_is_said():
     interactions = Interactions(["a", "b", "c"], list("vwxyz"), list("vwxyz"), flat, offsets, max_seq_len=12)
     assert remarks(interactions) == [
         "2 of 3 test items stand in their user's own history, which is masked: they are misses",
-        "no user has more than 5 interactions; data.max_seq_len=12 would take 15, where data was prepared with --last so many",
+        "no user has more than 5 interactions, though data.max_seq_len=12 uses 15; "
+        "if there were more, prepare.py --last 15 keeps them",
     ]
     enough = Interactions(["b"], list("vwxyz"), list("vwxyz"), flat[5:10], np.array([0, 5]), max_seq_len=2)
     assert remarks(enough) == []

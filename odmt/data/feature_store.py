@@ -68,6 +68,11 @@ class Header:
         """The content of header.json."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    def fingerprint(self) -> str:
+        """A hash of all that headers are compared by."""
+        compared = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.compare}
+        return xxhash.xxh3_64_hexdigest(json.dumps(compared).encode())
+
     def differing_keys(self, other: "Header") -> list[str]:
         """Names of the fields in which two headers disagree."""
         compared = [item.name for item in dataclasses.fields(self) if item.compare]

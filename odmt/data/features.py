@@ -4,6 +4,7 @@ Legend: N items, M items asked for, T tokens, W feature width.
 """
 
 import logging
+import shlex
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,7 +192,7 @@ def _choose(data: DataConfig, size: float, device: torch.device) -> str:
 
 
 def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
-    command = f"python scripts/extract_features.py --dataset {folder}"
+    command = f"python scripts/extract_features.py --dataset {shlex.quote(str(folder))}"
     path = folder / "features" / source
     if source == "image" and not path.is_dir() and not (folder / "images").is_dir():
         raise InputError(f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text]")
@@ -202,6 +203,6 @@ def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool
     if missing:
         raise InputError(
             f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; continue with: {command} "
-            f"--{source}-encoder {store.header.encoder}"
+            f"--modality {source} --{source}-encoder {shlex.quote(store.header.encoder)}"
         )
     return StoredTable(store, item_ids, first_token_only)

@@ -79,7 +79,7 @@ class Interactions:
         digest = hashlib.sha256(self.items.tobytes() + self.offsets.tobytes())
         for names in (self.user_ids, self.item_ids):
             digest.update("\n".join(names).encode())
-        return digest.hexdigest()
+        return digest.hexdigest()[:16]
 
     @property
     def num_users(self) -> int:

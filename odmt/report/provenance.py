@@ -67,7 +67,8 @@ def _machine(start: dict) -> str:
 
 def _encoders(trial: Trial, start: dict) -> list[str]:
     dataset = config_of(trial).data.dataset
-    return [f"{made['encoder']}, weights {made['weights']} ({dataset}, {source})" for source, made in start["encoders"].items()]
+    encoders = start.get("encoders", {})
+    return [f"{made['encoder']}, weights {made['weights']} ({dataset}, {source})" for source, made in encoders.items()]
 
 
 def _several(values) -> str:

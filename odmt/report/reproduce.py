@@ -53,6 +53,7 @@ def reproduce(name: str, request: Request) -> int:
     if request.dry_run:
         print(count(plan, request))
         try:
+            check_gpus(request.gpus)
             check_data([cell for cells in plan.values() for cell in cells if not _makes(cell.dataset, request)], request)
         except InputError as error:
             print(f"it would stop: {error}")
@@ -80,6 +81,7 @@ def count(plan: Plan, request: Request) -> str:
 
 def train_missing(plan: Plan, request: Request) -> int:
     """Run the trials that are not finished, those of a search first; returns how many failed."""
+    check_gpus(request.gpus)
     cells = [cell for cells in plan.values() for cell in cells]
     if any(_makes(dataset, request) for dataset in request.datasets):
         from odmt import demo  # loads transformers, for which nothing else here has to wait
@@ -153,7 +155,6 @@ def _run(trials: list[Trial], request: Request) -> int:
 
 def _places(request: Request) -> list[str]:
     """The GPUs that are named; where none are and none is there, a place for every CPU core."""
-    check_gpus(request.gpus)
     if request.gpus or torch.cuda.is_available():
         return request.gpus
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the trials: each has a core

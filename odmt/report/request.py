@@ -40,6 +40,6 @@ class Request:
     render_only: bool = False
 
     def __post_init__(self):
+        self.gpus = [gpu for names in self.gpus for gpu in names.split(",")]  # 0,1 and 0 1 alike
         # What is named twice is measured once.
-        self.gpus = [gpu for names in self.gpus for gpu in names.split(",")]
         self.datasets, self.seeds = list(dict.fromkeys(self.datasets)), list(dict.fromkeys(self.seeds))
