@@ -14,7 +14,7 @@ from odmt.report.expansion import candidates, check_data, chosen, config_of, exp
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
 from odmt.report.paper import quoted
-from odmt.report.provenance import sweep_notes
+from odmt.report.provenance import gaps, sweep_notes
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
 from odmt.report.rows import ROWS
@@ -156,6 +156,8 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     cells = cells_of("table2", request)
     for trial, recall in zip(candidates(cells[0], request), (0.1, 0.2, 0.3)):
         finish(trial, 0.5, recall)
+    for trial in candidates(cells[1], request)[:2]:
+        finish(trial, 0.5, 0.5)
     measurements = [measure(cell, request) for cell in cells]
     table = metric_table("table2", measurements)
     line = table[(table["key"] == "gru4rec") & (table["metric"] == "recall@10")].set_index("origin")
@@ -166,6 +168,7 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     text = side_by_side(table).set_index("")
     assert text.loc["GRU4Rec", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.0535", "0.2000 ± 0.1000"]
     assert text.loc["ODMT", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.1127", "–"]
+    assert gaps(measurements, 3)[-1] == "Of 3 seeds, fewer are finished: SASRec (arts) 2."
 
 
 def test_popularity_groups_of_several_seeds(request_of):

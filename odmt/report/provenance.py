@@ -27,12 +27,17 @@ def footer(measurements: list[Measurement], request: Request) -> list[str]:
     ]
 
 
-def gaps(measurements: list[Measurement]) -> list[str]:
-    """Say which models show gaps, and why."""
+def gaps(measurements: list[Measurement], num_seeds: int) -> list[str]:
+    """Say which models show gaps, and why, and which are means of fewer seeds than were asked for."""
     by_reason: dict[str, list[str]] = {}
     for cell in (measurement.cell for measurement in measurements if not measurement):
         by_reason.setdefault(cell.refusal or "not run yet", []).append(f"{cell.row.label} ({cell.dataset})")
-    return [f"Gaps, {reason}: {'; '.join(names)}." for reason, names in by_reason.items()]
+    lines = [f"Gaps, {reason}: {'; '.join(names)}." for reason, names in by_reason.items()]
+    fewer = [(found.cell, len(found.trials)) for found in measurements if found and len(found.trials) < num_seeds]
+    if fewer:
+        names = "; ".join(f"{cell.row.label} ({cell.dataset}) {count}" for cell, count in fewer)
+        lines.append(f"Of {num_seeds} seeds, fewer are finished: {names}.")
+    return lines
 
 
 def sweep_notes(measurements: list[Measurement]) -> list[str]:

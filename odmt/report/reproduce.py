@@ -106,7 +106,7 @@ def write(target: str, measurements: list[Measurement], request: Request):
     below = footer(measurements, request)
     metrics = tables.metric_table(target, measurements)
     numbers = {target: metrics}
-    page = Page(TITLES[target], _sections(metrics, tables.side_by_side), [*below, *gaps(measurements)])
+    page = Page(TITLES[target], _sections(metrics, tables.side_by_side), [*below, *gaps(measurements, len(request.seeds))])
     if target == "table4":
         page.lines = [*sweep_notes(measurements), *page.lines]
     if target in tables.REFERENCES:
