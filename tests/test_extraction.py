@@ -4,6 +4,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from checkpoints import write_bert, write_clip
 from PIL import Image
+from tqdm import tqdm
 
 from odmt.data.encoders import ImageEncoder, TextEncoder
 from odmt.data.extraction import extract_features
@@ -88,6 +90,7 @@ def start_child(job) -> int:
     if child:
         return child
     status = 70
+    tqdm.set_lock(threading.RLock())  # its own one is shared with forks, and a child that is killed holding it would stop them all
     try:
         job()
         status = 0
