@@ -23,6 +23,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from odmt import trial_queue
 from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
+from odmt.run_folder import reserve
 from odmt.sweep import grid_trials, launch, summary
 from odmt.trial_pool import TrialPool, run_trials
 from odmt.trial_queue import TrialQueue
@@ -244,12 +245,15 @@ def test_a_trial_of_two_processes_runs_with_torchrun_and_a_finished_one_is_not_s
     assert other.name == "odmt,max_seq_len-5"
 
 
-def test_a_folder_that_is_taken_is_left_alone(place):
+@pytest.mark.parametrize("hold", ["launcher", "run"])
+def test_a_folder_that_is_taken_is_left_alone(place, hold):
     trial = Trial(("ring.yaml",))
-    with trial.lock():
+    with trial.lock() if hold == "launcher" else reserve(trial.folder):
         (outcome,) = run_trials([trial])
     assert outcome.state == "taken"
     assert not (trial.folder / "output.log").exists()
+    with trial.lock() as free:
+        assert free
 
 
 # The queue
