@@ -68,15 +68,18 @@ class Header:
         """The content of header.json."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    def compared(self) -> dict:
+        """The fields by which two stores are the same or not."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.compare}
+
     def fingerprint(self) -> str:
         """A hash of all that headers are compared by."""
-        compared = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.compare}
-        return xxhash.xxh3_64_hexdigest(json.dumps(compared).encode())
+        return xxhash.xxh3_64_hexdigest(json.dumps(self.compared()).encode())
 
     def differing_keys(self, other: "Header") -> list[str]:
         """Names of the fields in which two headers disagree."""
-        compared = [item.name for item in dataclasses.fields(self) if item.compare]
-        return [key for key in compared if getattr(self, key) != getattr(other, key)]
+        theirs = other.compared()
+        return [key for key, value in self.compared().items() if value != theirs[key]]
 
 
 class Record(NamedTuple):
