@@ -81,7 +81,7 @@ class Run:
         """
         if not self.folder.last.exists():
             return
-        before, now = load_metadata(self.folder.last).get("basis", {}), self.basis()
+        before, now = load_metadata(self.folder.last).get("basis", {}), self.progress.basis
         if differing := [f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value]:
             raise InputError(
                 f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back (data are now read from "
