@@ -3,7 +3,7 @@
 GRID is the paper's choice, with what the paper searched beside it. Any key of `python -m odmt.train --help` can be added.
 """
 
-from odmt.sweep import launch
+from odmt.launch.sweep import launch
 
 GRID = {
     "model.dim": [768],  # 128, 256, 512, 768

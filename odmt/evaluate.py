@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from odmt.data.batches import Items, eval_inputs, to_device
-from odmt.data.features import FeatureTable, count_tokens, gather_features
-from odmt.data.interactions import Interactions
 from odmt.distributed import World, gather_shares, share
+from odmt.features.items import Items, to_device
+from odmt.features.tables import FeatureTable, count_tokens, gather_features
 from odmt.metrics import OUT_OF_REACH
-from odmt.models.recommender import Recommender
 from odmt.precision import Precision
+from odmt.sequential.batches import eval_inputs
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.models.recommender import Recommender
 
 ITEM_BLOCK = 512  # items that are encoded at a time
 USER_BLOCK = 1024  # users that are encoded at a time

@@ -17,8 +17,8 @@ import torch
 
 from odmt.config import Config
 from odmt.config_files import flatten, load_config, save_config
-from odmt.data.feature_store import Header
 from odmt.errors import InputError
+from odmt.features.store import Header
 from odmt.files import write_text
 
 try:

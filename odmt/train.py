@@ -17,12 +17,12 @@ from odmt.checkpoint import load_metadata, load_tensors, load_training, save_ten
 from odmt.cli import report_mistakes
 from odmt.config import Config
 from odmt.config_files import config_help, load_config
-from odmt.data.features import read_encoders
-from odmt.data.interactions import Interactions
 from odmt.distributed import barrier, in_main, open_world
 from odmt.errors import InputError
+from odmt.features.tables import read_encoders
 from odmt.metrics import popularity_groups, summarize, summarize_groups
 from odmt.run_folder import RunFolder
+from odmt.sequential.interactions import Interactions
 from odmt.trainer import Build, NonFiniteLossError, Trainer, build_model
 from odmt.training_curve import draw_training_curve
 

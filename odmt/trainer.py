@@ -13,19 +13,20 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from odmt.config import Config
-from odmt.data.batches import Batch, epoch_users, to_device, train_batch
-from odmt.data.features import FeatureTable, count_tokens, gather_features, left_out_items, load_features
-from odmt.data.interactions import Interactions
 from odmt.distributed import World, mean_over_processes
 from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.losses import Objective
-from odmt.models.builder import build_recommender
-from odmt.models.recommender import Recommender
-from odmt.models.towers import ItemTable
+from odmt.features.items import to_device
+from odmt.features.tables import FeatureTable, count_tokens, gather_features, left_out_items, load_features
 from odmt.optimizer import RowwiseAdamW
 from odmt.precision import Precision
 from odmt.prefetch import one_ahead
+from odmt.sequential.batches import Batch, epoch_users, train_batch
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.losses import Objective
+from odmt.sequential.models.builder import build_recommender
+from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.models.towers import ItemTable
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU is seldom waited for
 

@@ -1,7 +1,7 @@
 """Train ODMT on generated data and show its test metrics: `python scripts/demo.py`, or `make demo`."""
 
 from odmt.cli import run
-from odmt.demo import demo
+from odmt.demo.run import demo
 
 if __name__ == "__main__":
     run(demo)

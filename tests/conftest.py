@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odmt.data.interactions import Interactions
+from odmt.sequential.interactions import Interactions
 
 # Tensors are tiny here: more threads would only wait for one another. Processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

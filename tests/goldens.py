@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from odmt.config import DistillationConfig
-from odmt.data.batches import Batch, Tokens, train_batch
-from odmt.data.features import gather_features
-from odmt.data.interactions import Interactions
-from odmt.losses import Objective
-from odmt.models.imt import IdAwareMultimodalTransformer
-from odmt.models.official import from_official
-from odmt.models.recommender import Recommender, SourceBackbones
-from odmt.models.sasrec import SASRec
+from odmt.features.items import Tokens
+from odmt.features.tables import gather_features
+from odmt.sequential.batches import Batch, train_batch
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.losses import Objective
+from odmt.sequential.models.imt import IdAwareMultimodalTransformer
+from odmt.sequential.models.official import from_official
+from odmt.sequential.models.recommender import Recommender, SourceBackbones
+from odmt.sequential.models.sasrec import SASRec
 
 SOURCES = ("id", "text", "image")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from odmt.data.feature_store import Header, Record
-from odmt.data.feature_writer import FeatureWriter
+from odmt.features.store import Header, Record
+from odmt.features.writer import FeatureWriter
 
 WIDTH = 12
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from odmt.models.gru4rec import GRU4Rec
-from odmt.models.nextitnet import NextItNet
-from odmt.models.packing import Packing
-from odmt.models.sasrec import SASRec
-from odmt.models.towers import MoEAdaptor
+from odmt.sequential.models.gru4rec import GRU4Rec
+from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.packing import Packing
+from odmt.sequential.models.sasrec import SASRec
+from odmt.sequential.models.towers import MoEAdaptor
 
 TOLERANCE = 1e-5
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from odmt.data.batches import Items, Tokens, epoch_users, eval_inputs, to_device, train_batch
+from odmt.features.items import Items, Tokens, to_device
+from odmt.sequential.batches import epoch_users, eval_inputs, train_batch
 
 WINDOWS = [[5, 3, 5, 1, 2], [4, 9, 9], [3, 7, 8, 8]]  # the last two of each are held out
 

@@ -15,7 +15,7 @@ from odmt.bench.synthetic import COUNTS, TEXT_TOKENS, synthetic_interactions, te
 from odmt.config import ModelConfig
 from odmt.evaluate import rank_targets
 from odmt.metrics import OUT_OF_REACH
-from odmt.models.official import official_name
+from odmt.sequential.models.official import official_name
 
 FIELDS = {"name", "ratio", "seconds", "baseline_seconds", "peak_bytes", "baseline_peak_bytes", "settings"}
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from odmt.config_files import load_config
-from odmt.models.builder import RANDOM_ID_WIDTH, initial_id_table
+from odmt.sequential.models.builder import RANDOM_ID_WIDTH, initial_id_table
 
 NUM_ITEMS = 5
 TEXT, IMAGE = torch.randn(2, NUM_ITEMS + 1, 8, generator=torch.Generator().manual_seed(0))

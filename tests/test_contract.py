@@ -13,13 +13,14 @@ from ring_dataset import write_ring
 from odmt.checkpoint import load_tensors, save_tensors
 from odmt.config import Config
 from odmt.config_files import load_config
-from odmt.data.batches import Items, Sequences, to_device
-from odmt.data.features import gather_features
 from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue
-from odmt.losses import fuse
+from odmt.features.items import Items, to_device
+from odmt.features.tables import gather_features
 from odmt.report.rows import ROWS, Row
+from odmt.sequential.batches import Sequences
+from odmt.sequential.losses import fuse
 from odmt.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,12 +10,13 @@ import torch
 import yaml
 from PIL import Image
 
-from odmt.data.encoders import ImageEncoder, TextEncoder
-from odmt.data.interactions import Interactions, read_items
-from odmt.demo import demo, most_popular_ranks
-from odmt.prepare import demo as generator
-from odmt.prepare.demo import SHADES, Catalogue, histories, make_demo
-from odmt.prepare.demo_drawings import CATEGORIES, PATTERNS, draw_product, silhouette
+from odmt.demo import dataset as generator
+from odmt.demo.dataset import SHADES, Catalogue, histories, make_demo
+from odmt.demo.drawings import CATEGORIES, PATTERNS, draw_product, silhouette
+from odmt.demo.run import demo, most_popular_ranks
+from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.item_table import read_items
+from odmt.sequential.interactions import Interactions
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_most_popular_ranks_agree_with_counting(interactions):
 
 
 def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("odmt.demo.make_demo", lambda folder: make_demo(folder, num_users=120, num_items=60))
+    monkeypatch.setattr("odmt.demo.run.make_demo", lambda folder: make_demo(folder, num_users=120, num_items=60))
     config = {
         "data": {"root": str(tmp_path / "data")},
         "runs": str(tmp_path / "runs"),

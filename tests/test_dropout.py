@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from odmt.models.dropout import Dropout
+from odmt.sequential.models.dropout import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -8,8 +8,8 @@ from checkpoints import write_bert, write_clip
 from safetensors.torch import load_file, save_file
 from transformers import BertModel, CLIPModel
 
-from odmt.data.encoders import ImageEncoder, TextEncoder
 from odmt.errors import InputError
+from odmt.features.encoders import ImageEncoder, TextEncoder
 
 CPU = torch.device("cpu")
 

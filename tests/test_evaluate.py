@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from odmt import evaluate
-from odmt.data.batches import Items
 from odmt.distributed import World
 from odmt.evaluate import count_ranks, encode_catalogue, rank_targets
+from odmt.features.items import Items
 from odmt.metrics import OUT_OF_REACH
-from odmt.models.recommender import Recommender
 from odmt.precision import Precision
+from odmt.sequential.models.recommender import Recommender
 
 NUM_ITEMS, DIM = 30, 3
 WORLD, PRECISION = World(0, 1, torch.device("cpu")), Precision("cpu", torch.float32)

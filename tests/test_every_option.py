@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from odmt.config_files import load_config, valid_keys
-from odmt.data.features import _choose, load_features
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
+from odmt.features.tables import _choose, load_features
+from odmt.sequential.interactions import Interactions
 from odmt.train import train
 
 

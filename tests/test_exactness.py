@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-import odmt.losses as losses_module
+import odmt.sequential.losses as losses_module
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
 from odmt.bench.trainers import padded_tokens
 from odmt.config import DistillationConfig, ModelConfig
-from odmt.data import batches
-from odmt.data.batches import to_device, train_batch
-from odmt.data.features import count_tokens, gather_features
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.losses import Objective, ramp_up
-from odmt.models.builder import build_recommender
-from odmt.models.official import official_name
+from odmt.features import items as items_module
+from odmt.features.items import to_device
+from odmt.features.tables import count_tokens, gather_features
 from odmt.precision import Precision
+from odmt.sequential.batches import train_batch
+from odmt.sequential.losses import Objective, ramp_up
+from odmt.sequential.models.builder import build_recommender
+from odmt.sequential.models.official import official_name
 
 CPU = torch.device("cpu")
 MAX_SEQ_LEN = 6
@@ -102,7 +103,7 @@ def compare_step(fast, oracle, tables, interactions, temperature: float, share_r
 @pytest.mark.parametrize("share_repeats", [False, True], ids=["a vector an occurrence", "a vector an item"])
 def test_a_training_step_is_exact(users, ties, share_repeats, interactions_of, monkeypatch):
     """With items and scores cut into several blocks."""
-    monkeypatch.setattr(batches, "CPU_BLOCK", 5)
+    monkeypatch.setattr(items_module, "CPU_BLOCK", 5)
     monkeypatch.setattr(losses_module, "CPU_SCORES", 40)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

@@ -15,12 +15,12 @@ from checkpoints import write_bert, write_clip
 from PIL import Image
 from tqdm import tqdm
 
-from odmt.data.encoders import ImageEncoder, TextEncoder
-from odmt.data.extraction import extract_features
-from odmt.data.feature_store import FeatureStore
-from odmt.data.feature_writer import read_records
-from odmt.data.images import decode
 from odmt.errors import InputError
+from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.extraction import extract_features
+from odmt.features.images import decode
+from odmt.features.store import FeatureStore
+from odmt.features.writer import read_records
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "extract_features.py"
 NUM_ITEMS = 120

@@ -8,9 +8,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from odmt.data.feature_store import FeatureStore, Header, Record
-from odmt.data.feature_writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
 from odmt.errors import InputError
+from odmt.features.store import FeatureStore, Header, Record
+from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
 
 WIDTH = 4
 HEADER = Header("text", "some/encoder", "abc", "last", WIDTH, 30, "lower-cased")
@@ -104,7 +104,7 @@ def test_other_header_is_refused_and_its_keys_are_named(tmp_path):
 
 
 def test_the_map_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr("odmt.data.feature_writer.INITIAL_MAP_BYTES", 1 << 18)
+    monkeypatch.setattr("odmt.features.writer.INITIAL_MAP_BYTES", 1 << 18)
     big = {f"item{n}": np.full((200, WIDTH), n) for n in range(500)}  # 0.8 MB in one transaction
     fill(tmp_path, big)
     fill(tmp_path, {"after": tokens(9)})

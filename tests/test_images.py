@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odmt.data.images import DecodedBatches, decode, find_images, load_batches
 from odmt.errors import InputError
+from odmt.features.images import DecodedBatches, decode, find_images, load_batches
 
 
 def gradient(width: int, height: int) -> Image.Image:

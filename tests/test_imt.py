@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from odmt.data.batches import Items, Tokens
-from odmt.models.imt import IdAwareMultimodalTransformer
-from odmt.models.packing import Packing
-from odmt.models.towers import ClsTower, MoEAdaptor, TransformerTower
-from odmt.models.transformer import TransformerBlock
+from odmt.features.items import Items, Tokens
+from odmt.sequential.models.imt import IdAwareMultimodalTransformer
+from odmt.sequential.models.packing import Packing
+from odmt.sequential.models.towers import ClsTower, MoEAdaptor, TransformerTower
+from odmt.sequential.models.transformer import TransformerBlock
 
 NUM_ITEMS, DIM, WIDTHS = 6, 8, {"text": 5, "image": 7}
 TEXT_LENGTHS, IMAGE_TOKENS = [3, 1, 4, 2], 5
@@ -250,7 +250,7 @@ def test_filling_the_gaps_of_a_grid_changes_nothing(owners, monkeypatch):
     items = Items(ITEMS.numbers, ITEMS.features, owners)
     found = []
     for share in (0.0, 1.1):  # always, never
-        monkeypatch.setattr("odmt.models.packing.WORTH_FILLING", share)
+        monkeypatch.setattr("odmt.sequential.models.packing.WORTH_FILLING", share)
         found.append(outputs_and_gradients(make_imt(3), items))
     torch.testing.assert_close(*found)
 

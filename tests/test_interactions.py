@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from odmt.data import interactions as module
-from odmt.data.interactions import Interactions, read_items
 from odmt.errors import InputError
+from odmt.features.item_table import read_items
+from odmt.sequential import interactions as module
+from odmt.sequential.interactions import Interactions
 
 ITEMS = "a\tRed Shoe\tAcme\nb\tBlue Shoe\tAcme\nc\tGreen HAT\tBolt\nd\tBlack Hat\tBolt\n"
 BEHAVIOURS = "ann\ta b c a b\nbob\tb c d\ncat\tc c c c d b\n"

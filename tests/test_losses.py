@@ -9,8 +9,15 @@ import torch
 from torch import Tensor
 
 from odmt.config import DistillationConfig
-from odmt.data.batches import train_batch
-from odmt.losses import Objective, candidates_of_rows, debiased_cross_entropy, distillation_pairs, in_batch_logits, ramp_up
+from odmt.sequential.batches import train_batch
+from odmt.sequential.losses import (
+    Objective,
+    candidates_of_rows,
+    debiased_cross_entropy,
+    distillation_pairs,
+    in_batch_logits,
+    ramp_up,
+)
 
 NUM_ITEMS, DIM, MASKED = 12, 5, -1e4
 

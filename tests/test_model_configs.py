@@ -9,13 +9,13 @@ import torch
 from odmt.config import Config
 from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
-from odmt.models.builder import build_recommender
-from odmt.models.gru4rec import GRU4Rec
-from odmt.models.imt import IdAwareMultimodalTransformer
-from odmt.models.nextitnet import NextItNet
-from odmt.models.recommender import FDSA, Recommender
-from odmt.models.sasrec import SASRec
-from odmt.models.towers import ClsTower, EarlyFusion, IdEmbedding, MoEAdaptor, ProjectedId, TransformerTower
+from odmt.sequential.models.builder import build_recommender
+from odmt.sequential.models.gru4rec import GRU4Rec
+from odmt.sequential.models.imt import IdAwareMultimodalTransformer
+from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.recommender import FDSA, Recommender
+from odmt.sequential.models.sasrec import SASRec
+from odmt.sequential.models.towers import ClsTower, EarlyFusion, IdEmbedding, MoEAdaptor, ProjectedId, TransformerTower
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}

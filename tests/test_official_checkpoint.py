@@ -12,8 +12,8 @@ from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.metrics import OUT_OF_REACH
-from odmt.models.official import load_official
 from odmt.precision import Precision
+from odmt.sequential.models.official import load_official
 
 WORLD, PRECISION = World(0, 1, torch.device("cpu")), Precision("cpu", torch.float32)
 

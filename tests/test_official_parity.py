@@ -13,16 +13,16 @@ from goldens import SOURCES, Golden
 from torch import Tensor
 
 from odmt.config import ModelConfig
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.losses import candidates_of_rows, in_batch_logits
 from odmt.metrics import OUT_OF_REACH
-from odmt.models.builder import initial_id_table
-from odmt.models.official import official_name
-from odmt.models.recommender import Recommender
 from odmt.optimizer import RowwiseAdamW
 from odmt.precision import Precision
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.losses import candidates_of_rows, in_batch_logits
+from odmt.sequential.models.builder import initial_id_table
+from odmt.sequential.models.official import official_name
+from odmt.sequential.models.recommender import Recommender
 
 TOLERANCE = 1e-4
 NEGLIGIBLE = 1e-6  # a gradient so much smaller than the largest is zero but for rounding

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from odmt.models.towers import ItemTable
 from odmt.optimizer import RowwiseAdamW
+from odmt.sequential.models.towers import ItemTable
 
 
 def model_of(sparse: bool) -> nn.Sequential:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from odmt.models.packing import Packing, fill_gaps
+from odmt.sequential.models.packing import Packing, fill_gaps
 
 LENGTHS = torch.tensor([2, 0, 3, 1])
 ROWS = torch.arange(1.0, 7.0)[:, None]

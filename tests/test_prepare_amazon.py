@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.amazon import amazon, clean_html
 from odmt.prepare.unfinished import finish
+from odmt.sequential.interactions import Interactions
 
 USERS = {
     # Item and day; v's reviews of one day keep the file's order, w reviews B2 twice.

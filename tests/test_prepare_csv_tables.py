@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.csv_tables import csv, read_items
+from odmt.sequential.interactions import Interactions
 
 SHARED = Path(os.environ.get("ODMT_SHARED", Path(__file__).parents[2] / "shared"))
 

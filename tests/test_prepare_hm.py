@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.hm import hm
+from odmt.sequential.interactions import Interactions
 
 COLUMNS = (
     "article_id,product_code,prod_name,product_type_name,product_group_name,graphical_appearance_name,colour_group_name,detail_desc"

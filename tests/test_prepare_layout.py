@@ -4,9 +4,9 @@ import resource
 import polars as pl
 import pytest
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.layout import Cut, Dataset, new_folder, tidy
+from odmt.sequential.interactions import Interactions
 
 
 def histories(**users: str) -> pl.DataFrame:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.microlens import microlens, read_titles
+from odmt.sequential.interactions import Interactions
 
 TITLES = '''item,title
 1,Cats

@@ -5,9 +5,9 @@ import pytest
 from official_images import LMDB_Image, StreamImage, pickled, pixels, write_lmdb
 from PIL import Image
 
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
 from odmt.prepare.official import official
+from odmt.sequential.interactions import Interactions
 
 
 def read(out):

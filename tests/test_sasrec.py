@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from odmt.models.gru4rec import GRU4Rec
-from odmt.models.nextitnet import NextItNet
-from odmt.models.sasrec import SASRec
+from odmt.sequential.models.gru4rec import GRU4Rec
+from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.sasrec import SASRec
 
 DIM, MAX_SEQ_LEN, LENGTHS = 8, 7, [3, 7, 1, 5]
 BACKBONES = {

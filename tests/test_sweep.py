@@ -20,14 +20,14 @@ from optuna.trial import TrialState
 from ring_dataset import write_ring
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from odmt import trial_queue
 from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
+from odmt.launch import queue as trial_queue
+from odmt.launch.pool import TrialPool, run_trials
+from odmt.launch.queue import TrialQueue
+from odmt.launch.sweep import grid_trials, launch, summary
+from odmt.launch.trials import Trial
 from odmt.run_folder import reserve
-from odmt.sweep import grid_trials, launch, summary
-from odmt.trial_pool import TrialPool, run_trials
-from odmt.trial_queue import TrialQueue
-from odmt.trials import Trial
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds that a process may take on a busy machine
@@ -47,7 +47,7 @@ def place(tmp_path, monkeypatch, request) -> Iterator[Path]:
     """A working directory with a dataset of IDs alone, its configuration and its launcher; with --storage a database of its own."""
     write_ring(tmp_path / "data" / "ring", 30, 9, ())
     (tmp_path / "ring.yaml").write_text(CONFIG)
-    (tmp_path / "run_ring.py").write_text(f"from odmt.sweep import launch\n\nlaunch('ring.yaml', {GRID})\n")
+    (tmp_path / "run_ring.py").write_text(f"from odmt.launch.sweep import launch\n\nlaunch('ring.yaml', {GRID})\n")
     monkeypatch.chdir(tmp_path)
     if not (server := request.config.getoption("--storage")):
         yield tmp_path

@@ -16,11 +16,11 @@ import torch
 
 from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.metrics import summarize
 from odmt.run_folder import RunFolder
+from odmt.sequential.interactions import Interactions
 from odmt.train import Run, main, remarks, train
 from odmt.trainer import NonFiniteLossError, Trainer, build_model
 

@@ -7,8 +7,8 @@ import torch
 
 from odmt.checkpoint import save_tensors
 from odmt.config_files import load_config
-from odmt.data.batches import Batch, epoch_users
 from odmt.distributed import World, open_world
+from odmt.sequential.batches import Batch, epoch_users
 from odmt.trainer import Trainer
 
 EPOCH = 3

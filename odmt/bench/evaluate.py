@@ -14,11 +14,11 @@ from odmt.bench.official import OfficialODMT, rank_users
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, Shape, synthetic_interactions
 from odmt.config import ModelConfig
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
 from odmt.evaluate import rank_targets
-from odmt.models.builder import build_recommender
-from odmt.models.recommender import Recommender
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.models.builder import build_recommender
+from odmt.sequential.models.recommender import Recommender
 
 SOURCES = ("id", "text", "image")
 WIDTHS = dict.fromkeys(SOURCES, 8)  # of features, which are not needed here

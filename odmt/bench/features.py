@@ -15,9 +15,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from odmt.bench.measure import choose_device, timed
 from odmt.bench.results import Measurement, print_table, write_json
-from odmt.data.encoders import ImageEncoder
-from odmt.data.extraction import fill_store
-from odmt.data.modalities import ImageModality
+from odmt.features.encoders import ImageEncoder
+from odmt.features.extraction import fill_store
+from odmt.features.modalities import ImageModality
 
 DISTINCT_IMAGES = 256
 

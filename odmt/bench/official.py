@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odmt.config import ModelConfig
-from odmt.data.interactions import Interactions
-from odmt.models.official import official_name
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.models.official import official_name
 
 EXCLUDED = -1e4
 SOURCES = {"id": "id", "text": "t", "image": "v"}  # with the letters of the official parameters

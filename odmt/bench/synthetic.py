@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from odmt.data.feature_store import Header, Record
-from odmt.data.feature_writer import FeatureWriter
-from odmt.data.features import ResidentTable
-from odmt.data.interactions import Interactions
+from odmt.features.store import Header, Record
+from odmt.features.tables import ResidentTable
+from odmt.features.writer import FeatureWriter
+from odmt.sequential.interactions import Interactions
 
 Shape = Literal["arts", "office", "hm", "stream", "arts-small", "tiny"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
 from odmt.config import Config
-from odmt.data.interactions import Interactions
 from odmt.distributed import World
-from odmt.losses import ramp_up
 from odmt.precision import Precision
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.losses import ramp_up
 from odmt.trainer import Trainer
 
 ITEM_BLOCK = 128  # items that the official code encodes at a time for its evaluation

@@ -11,9 +11,9 @@ from pathlib import Path
 from odmt.config import Config
 from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
+from odmt.launch.trials import Trial
 from odmt.report.request import Request
 from odmt.report.rows import Row
-from odmt.trials import Trial
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from odmt.checkpoint import load_tensors
+from odmt.launch.trials import Trial
 from odmt.report.expansion import Cell, chosen, result_of
 from odmt.report.request import Request
-from odmt.trials import Trial
 
 NAN = float("nan")
 

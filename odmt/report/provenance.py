@@ -3,10 +3,10 @@
 import json
 from datetime import date, datetime
 
+from odmt.launch.trials import Trial
 from odmt.report.expansion import config_of
 from odmt.report.measurements import Measurement
 from odmt.report.request import Request
-from odmt.trials import Trial
 
 
 def footer(measurements: list[Measurement], request: Request) -> list[str]:

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from odmt.cli import report_mistakes, run
 from odmt.config import DataConfig
 from odmt.errors import InputError
+from odmt.launch.pool import check_gpus, run_trials
+from odmt.launch.trials import Trial
 from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of
 from odmt.report.measurements import Measurement, measure
@@ -21,8 +23,6 @@ from odmt.report.page import Page
 from odmt.report.provenance import footer, gaps, sweep_notes
 from odmt.report.request import Request
 from odmt.report.rows import ROWS, TITLES
-from odmt.trial_pool import check_gpus, run_trials
-from odmt.trials import Trial
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def train_missing(plan: Plan, request: Request) -> int:
     check_gpus(request.gpus)
     cells = [cell for cells in plan.values() for cell in cells]
     if any(_makes(dataset, request) for dataset in request.datasets):
-        from odmt import demo  # loads transformers, for which nothing else here has to wait
+        from odmt.demo import run as demo  # loads transformers, for which nothing else here has to wait
 
         demo.prepare(request.data / "demo")
     check_data(cells, request)

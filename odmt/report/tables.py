@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from odmt.data.features import left_out_items
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
+from odmt.features.tables import left_out_items
 from odmt.report.expansion import config_of
 from odmt.report.measurements import Measurement
 from odmt.report.page import GAP
 from odmt.report.paper import quoted
 from odmt.report.significance import compare
+from odmt.sequential.interactions import Interactions
 
 COUNTS = ("users", "items", "interactions", "avg_user_length", "density")
 METRICS = {"table2": ("recall@10", "ndcg@10", "recall@20", "ndcg@20")}

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odmt.data.batches import Items
-from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing
+from odmt.features.items import Items
+from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.packing import Packing
 
 
 def item_heads(dim: int, num_layers: int) -> int:

@@ -17,12 +17,12 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
-from odmt.data.encoders import ImageEncoder, TextEncoder
-from odmt.data.feature_store import Header, Record, Shard, shard_number, shard_paths
-from odmt.data.feature_writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
-from odmt.data.interactions import read_items
-from odmt.data.modalities import ImageModality, Modality, TextModality
 from odmt.errors import InputError
+from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.item_table import read_items
+from odmt.features.modalities import ImageModality, Modality, TextModality
+from odmt.features.store import Header, Record, Shard, shard_number, shard_paths
+from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
 
 BadImages = Literal["stop", "drop", "blank"]
 

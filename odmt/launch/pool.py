@@ -1,7 +1,7 @@
 """Run trials side by side, each a process of its own and, where GPUs are named, on GPUs of its own.
 
-Knows nothing of searches: `odmt.sweep` feeds it from a queue, `run_trials` from any list. Finished trials are not started again,
-interrupted ones continue.
+Knows nothing of searches: `odmt.launch.sweep` feeds it from a queue, `run_trials` from any list. Finished trials are not started
+again, interrupted ones continue.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from typing import IO, Literal
 import torch
 
 from odmt.errors import InputError
-from odmt.trials import Trial
+from odmt.launch.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
 TAIL_LINES = 20

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from odmt.config import Config
 from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
-from odmt.trials import Trial
+from odmt.launch.trials import Trial
 
 SELECTION = "fused/recall@10"
 BEAT_SECONDS = 60  # how often a launcher says that it lives

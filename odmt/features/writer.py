@@ -12,9 +12,9 @@ import lmdb
 import numpy as np
 import xxhash
 
-from odmt.files import write_text, written_whole
-from odmt.data.feature_store import DTYPE, Fate, Header, Record, Shard, shard_paths
 from odmt.errors import InputError
+from odmt.features.store import DTYPE, Fate, Header, Record, Shard, shard_paths
+from odmt.files import write_text, written_whole
 
 INITIAL_MAP_BYTES = 1 << 26
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from odmt.config_files import load_config
-from odmt.data.batches import Sequences
-from odmt.data.extraction import extract_features
-from odmt.data.features import left_out_items
-from odmt.data.interactions import Interactions, Split
+from odmt.demo.dataset import make_demo
 from odmt.distributed import World
 from odmt.evaluate import rank_targets
+from odmt.features.extraction import extract_features
+from odmt.features.tables import left_out_items
 from odmt.metrics import popularity_groups, recall, summarize
-from odmt.prepare.demo import make_demo
+from odmt.sequential.batches import Sequences
+from odmt.sequential.interactions import Interactions, Split
 from odmt.train import result_table, train
 from odmt.training_curve import draw_training_curve
 

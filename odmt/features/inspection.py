@@ -4,10 +4,8 @@ Legend: N items, Q items that are shown, K neighbours of each, W feature width.
 """
 
 import dataclasses
-import os
 import textwrap
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +17,11 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from odmt.data.feature_store import FeatureStore, shard_paths
-from odmt.data.feature_writer import LISTS
-from odmt.data.images import find_images
-from odmt.data.interactions import read_items
 from odmt.errors import InputError
+from odmt.features.images import find_images
+from odmt.features.item_table import read_items
+from odmt.features.store import FeatureStore, shard_paths
+from odmt.features.writer import LISTS
 from odmt.files import written_whole
 
 # Titles may be Chinese; whichever of these fonts is installed stands in where the first has no glyph.
@@ -163,7 +161,7 @@ def _draw(axis: Axes, cell: Cell, heading: str, fonts: list[str]):
             with Image.open(cell.image) as image:
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
                 axis.imshow(np.asarray(image.convert("RGB")))
-        except Exception as error:  # as in odmt.data.images: a broken file, which extraction lists with its reason
+        except Exception as error:  # as in odmt.features.images: a broken file, which extraction lists with its reason
             axis.text(0.5, 0.5, type(error).__name__, ha="center", transform=axis.transAxes, fontsize=8)
     lines = textwrap.wrap(f"{cell.item_id}: {cell.text}", 26, max_lines=4, placeholder=" …")
     axis.set_xlabel("\n".join(lines), fontsize=8, family=fonts, parse_math=False)

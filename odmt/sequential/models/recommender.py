@@ -13,8 +13,9 @@ D width.
 import torch
 from torch import Tensor, nn
 
-from odmt.data.batches import Batch, Items, Sequences
-from odmt.models.dropout import Dropout
+from odmt.features.items import Items
+from odmt.sequential.batches import Batch, Sequences
+from odmt.sequential.models.dropout import Dropout
 
 
 class SourceBackbones(nn.Module):

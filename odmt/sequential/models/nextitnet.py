@@ -6,7 +6,7 @@ Legend: P packed positions, B users, L columns, D width.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odmt.models.packing import Packing
+from odmt.sequential.models.packing import Packing
 
 
 class CausalConv(nn.Conv1d):

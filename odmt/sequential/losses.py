@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odmt.config import DistillationConfig
-from odmt.data.batches import Batch
+from odmt.sequential.batches import Batch
 
 CPU_SCORES = 1 << 17  # that a CPU computes at a time, of every source
 

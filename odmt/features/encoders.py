@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertModel, CLIPVisionModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from odmt.data.feature_store import Header
 from odmt.errors import InputError
+from odmt.features.store import Header
 
 
 class ImageEncoder:

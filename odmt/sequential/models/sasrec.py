@@ -6,9 +6,9 @@ Legend: P packed positions, B users, L columns, D width.
 import torch
 from torch import Tensor, nn
 
-from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing
-from odmt.models.transformer import TransformerBlock
+from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.packing import Packing
+from odmt.sequential.models.transformer import TransformerBlock
 
 
 class SASRec(nn.Module):

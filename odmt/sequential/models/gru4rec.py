@@ -5,8 +5,8 @@ Legend: P packed positions, B users, L columns, D width.
 
 from torch import Tensor, nn
 
-from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing
+from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.packing import Packing
 
 
 class GRU4Rec(nn.Module):

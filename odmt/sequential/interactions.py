@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.features.item_table import check_table, not_utf8, read_items
 
 Split = Literal["train", "valid", "test"]
 
@@ -142,36 +143,6 @@ class Interactions:
         return self.items[np.arange(lengths.sum()) + shifts], lengths
 
 
-def read_items(path: Path) -> tuple[list[str], list[str]]:
-    """Read the item table.
-
-    Returns:
-        the items' names and their texts: fields joined by one space, lower-cased.
-
-    Raises:
-        InputError: a line without name or text, an item that stands twice, a number of columns that differs from line 1's.
-    """
-    first_line: dict[str, int] = {}
-    texts: list[str] = []
-    columns = 0
-    for line, row in _lines(path):
-        name, *fields = row.split("\t")
-        columns = columns or len(fields) + 1
-        if len(fields) + 1 != columns or columns < 2:
-            expected = f"{columns} as in line 1" if columns > 1 else "2 or more: item<TAB>field<TAB>field ..."
-            raise InputError(f"{path}, line {line}: {len(fields) + 1} columns, expected {expected}; separate columns by one tab")
-        if not name.strip() or len(name.split()) > 1:
-            raise InputError(f"{path}, line {line}: {name!r} is no item name; names have no blanks and are not empty")
-        if name in first_line:
-            raise InputError(f"{path}, line {line}: item {name!r} stands in line {first_line[name]} already; remove one of the two")
-        text = " ".join(fields).lower()
-        if not text.strip():
-            raise InputError(f"{path}, line {line}: item {name!r} has no text; give it one or remove the item")
-        first_line[name] = line
-        texts.append(text)
-    return list(first_line), texts
-
-
 def _read_windows(path: Path, names: list[str], without: Collection[str], window: int, min_seq_len: int):
     """Read the behaviours in blocks of lines, column-wise: 15 million item names are too many for a Python loop."""
     lines = _column_of_lines(path)
@@ -220,37 +191,9 @@ def _check_distinct(path: Path, users: pl.Series):
 
 def _column_of_lines(path: Path) -> pl.Series:
     """The file as one column of text, a line a row, without line ends."""
-    _check_file(path)
+    check_table(path)
     try:
         table = pl.read_csv(path, separator="\n", has_header=False, quote_char=None, new_columns=["line"], infer_schema=False)
     except pl.exceptions.ComputeError:
-        raise _not_utf8(path) from None
+        raise not_utf8(path) from None
     return table["line"].fill_null("").str.strip_suffix("\r")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines with their numbers from 1, without their ends."""
-    _check_file(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line, row in enumerate(file, 1):
-                yield line, row.rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-
-
-def _check_file(path: Path):
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; scripts/prepare.py makes a dataset's tables, data/README.md tells how")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; make it again with scripts/prepare.py")
-
-
-def _not_utf8(path: Path) -> InputError:
-    with path.open("rb") as file:
-        for line, row in enumerate(file, 1):
-            try:
-                row.decode("utf-8")
-            except UnicodeDecodeError:
-                return InputError(f"{path}, line {line}: not UTF-8; convert the file, e.g. with iconv -t utf-8")
-    raise AssertionError("every line decodes")

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from odmt.config import DataConfig
-from odmt.data.batches import Tokens
-from odmt.data.feature_store import FeatureStore, Header
-from odmt.data.interactions import Interactions
 from odmt.errors import InputError
+from odmt.features.items import Tokens
+from odmt.features.store import FeatureStore, Header
+from odmt.sequential.interactions import Interactions
 
 log = logging.getLogger(__name__)
 

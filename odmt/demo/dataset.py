@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from odmt.data.interactions import read_items
-from odmt.prepare.demo_checkpoints import save_bert, save_clip
-from odmt.prepare.demo_drawings import CATEGORIES, PATTERNS, draw_product
+from odmt.demo.checkpoints import save_bert, save_clip
+from odmt.demo.drawings import CATEGORIES, PATTERNS, draw_product
+from odmt.features.item_table import read_items
 from odmt.prepare.layout import new_folder
 
 NUM_USERS, NUM_ITEMS = 2000, 800

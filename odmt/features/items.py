@@ -1,16 +1,13 @@
-"""What one training step sees: the distinct items of some users' sequences and who is predicted from what.
+"""Items as encoders take them: their numbers and the tokens of their frozen features.
 
-Legend: B users, P predicted positions, M distinct items, V vectors of these, T feature tokens, W feature width.
+Legend: M distinct items, V vectors of these, T feature tokens, W feature width.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from odmt.data.interactions import Interactions
 
 CPU_BLOCK = 128  # items that are encoded at a time on a CPU: what a layer makes of them stays near its cache
 
@@ -86,98 +83,6 @@ class Items:
             yield Items(numbers, {source: next(parts) for source, parts in features.items()}, owners)
 
 
-@dataclass
-class Sequences:
-    """B users' inputs, packed one after the other.
-
-    Attributes:
-        rows: int64 [P], indices into the V vectors.
-        lengths: int64 [B]; 0 where a user has none.
-        longest: the largest length.
-    """
-
-    rows: Tensor
-    lengths: Tensor
-    longest: int
-
-
-@dataclass
-class Batch:
-    """One training step.
-
-    Every position of a training part but the last predicts its successor.
-
-    Attributes:
-        items: the M distinct items of the training parts, and how many vectors they get.
-        inputs: what the backbones see.
-        targets: int64 [P], indices into the V vectors.
-        candidates: int32 [B, V], how many positions each vector stands for as a candidate of a user's predictions (Eq. 5): none
-            where its item is among the user's own. That the target is a candidate is not counted here.
-    """
-
-    items: Items
-    inputs: Sequences
-    targets: Tensor
-    candidates: Tensor
-
-
-def train_batch(
-    interactions: Interactions, users: np.ndarray, share_repeats: bool, token_counts: np.ndarray | None = None
-) -> Batch:
-    """Build the batch of some users, without features.
-
-    Args:
-        interactions: what the users have.
-        users: [B], numbers of users.
-        share_repeats: all occurrences of an item have one vector, which then stands for as many positions; otherwise every
-            occurrence has its own.
-        token_counts: [N + 1], by which the items are sorted, so that blocks of them need little padding; None: by number.
-    """
-    flat, lengths = interactions.histories(users, "train")
-    numbers, rows, counts = np.unique(flat, return_inverse=True, return_counts=True)
-    if token_counts is not None:
-        order = np.argsort(token_counts[numbers], kind="stable")
-        numbers, counts, rows = numbers[order], counts[order], np.argsort(order)[rows]
-    user_of_row = np.repeat(np.arange(len(users)), lengths)
-    own = np.zeros((len(users), len(numbers)), bool)
-    own[user_of_row, rows] = True
-    items = Items(torch.from_numpy(numbers.astype(np.int64)), {})
-    if share_repeats:
-        candidates = np.where(own, 0, counts).astype(np.int32)
-    else:
-        items.owners = torch.from_numpy(np.repeat(np.arange(len(numbers)), counts))
-        candidates = (~own).repeat(counts, 1).astype(np.int32)
-        order = np.argsort(rows, kind="stable")
-        rows[order] = np.arange(len(rows))
-    ends = np.cumsum(lengths)
-    is_input, is_target = np.ones((2, len(rows)), bool)
-    is_input[ends - 1] = False
-    is_target[ends - lengths] = False
-    return Batch(
-        items=items,
-        inputs=_sequences(rows[is_input], lengths - 1),
-        targets=torch.from_numpy(rows[is_target]),
-        candidates=torch.from_numpy(candidates),
-    )
-
-
-def eval_inputs(interactions: Interactions, users: np.ndarray, split: str) -> Sequences:
-    """The inputs of some users for a held-out split; rows are item numbers themselves."""
-    flat, lengths = interactions.inputs(users, split)
-    return _sequences(flat.astype(np.int64), lengths)
-
-
-def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[np.ndarray]:
-    """Yield the users of every step of an epoch, in an order that (seed, epoch) alone decides.
-
-    Choice: of several processes each takes every world-th user; the order is repeated from its start until all have equally many.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(num_users)
-    order = np.resize(order, -(-num_users // world) * world)[rank::world]
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
 def to_device(part, device: torch.device, dtype: torch.dtype):
     """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`.
 
@@ -196,7 +101,3 @@ def to_device(part, device: torch.device, dtype: torch.dtype):
     if is_dataclass(part):
         return type(part)(**{field.name: to_device(getattr(part, field.name), device, dtype) for field in fields(part)})
     return part
-
-
-def _sequences(rows: np.ndarray, lengths: np.ndarray) -> Sequences:
-    return Sequences(torch.from_numpy(rows), torch.from_numpy(lengths), int(lengths.max()))

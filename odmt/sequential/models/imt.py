@@ -13,11 +13,11 @@ everything would be simpler, but where items repeat often in a batch the model l
 import torch
 from torch import Tensor, nn
 
-from odmt.data.batches import Items, Tokens
-from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing, fill_gaps
-from odmt.models.towers import ItemTable, head
-from odmt.models.transformer import ItemLayers
+from odmt.features.items import Items, Tokens
+from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.packing import Packing, fill_gaps
+from odmt.sequential.models.towers import ItemTable, head
+from odmt.sequential.models.transformer import ItemLayers
 
 
 class IdAwareMultimodalTransformer(nn.Module):

@@ -7,12 +7,21 @@ from torch import Tensor, nn
 
 from odmt.config import ModelConfig
 from odmt.errors import InputError
-from odmt.models.gru4rec import GRU4Rec
-from odmt.models.imt import IdAwareMultimodalTransformer
-from odmt.models.nextitnet import NextItNet
-from odmt.models.recommender import FDSA, Recommender, SourceBackbones
-from odmt.models.sasrec import SASRec
-from odmt.models.towers import ClsTower, EarlyFusion, IdEmbedding, MoEAdaptor, PerSource, ProjectedId, TransformerTower, head
+from odmt.sequential.models.gru4rec import GRU4Rec
+from odmt.sequential.models.imt import IdAwareMultimodalTransformer
+from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.recommender import FDSA, Recommender, SourceBackbones
+from odmt.sequential.models.sasrec import SASRec
+from odmt.sequential.models.towers import (
+    ClsTower,
+    EarlyFusion,
+    IdEmbedding,
+    MoEAdaptor,
+    PerSource,
+    ProjectedId,
+    TransformerTower,
+    head,
+)
 
 RANDOM_ID_WIDTH = 768  # width of a projected ID table where no feature gives it one
 

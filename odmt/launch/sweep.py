@@ -1,7 +1,7 @@
 """Train every point of a grid and choose by validation: what `run_arts.py` and its likes call.
 
-The points wait in an Optuna study (`odmt.trial_queue`). Every launcher, on whatever GPU, terminal or machine it is started, takes
-trials from there and runs them (`odmt.trial_pool`) until none is left.
+The points wait in an Optuna study (`odmt.launch.queue`). Every launcher, on whatever GPU, terminal or machine it is started, takes
+trials from there and runs them (`odmt.launch.pool`) until none is left.
 """
 
 import itertools
@@ -22,9 +22,9 @@ from tqdm import tqdm
 from odmt.cli import report_mistakes
 from odmt.config_files import check_key, parse_override
 from odmt.errors import InputError
-from odmt.trial_pool import Outcome, TrialPool, check_gpus
-from odmt.trial_queue import SELECTION, TrialQueue
-from odmt.trials import PLACES, Trial
+from odmt.launch.pool import Outcome, TrialPool, check_gpus
+from odmt.launch.queue import SELECTION, TrialQueue
+from odmt.launch.trials import PLACES, Trial
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import xxhash
 
-from odmt.data.encoders import ImageEncoder, TextEncoder
-from odmt.data.feature_store import Header
-from odmt.data.images import DecodedBatches, find_images, load_batches
+from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.images import DecodedBatches, find_images, load_batches
+from odmt.features.store import Header
 
 
 class Modality(Protocol):

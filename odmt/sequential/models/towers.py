@@ -7,10 +7,10 @@ feature width, D model width.
 import torch
 from torch import Tensor, nn
 
-from odmt.data.batches import Items, Tokens
-from odmt.models.dropout import Dropout
-from odmt.models.packing import Packing, fill_gaps
-from odmt.models.transformer import ItemLayers
+from odmt.features.items import Items, Tokens
+from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.packing import Packing, fill_gaps
+from odmt.sequential.models.transformer import ItemLayers
 
 
 def head(dim_in: int, dim: int) -> nn.Sequential:
