@@ -29,7 +29,11 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Run tests of a `golden_name` on every golden of the folder."""
+    """Run tests of a `golden_name` on every golden of the folder, those of a `sgfd_path` on every golden of its folder `sgfd`."""
+    if "sgfd_path" in metafunc.fixturenames:
+        folder = sgfd_folder(metafunc.config.getoption("golden_dir"))
+        paths = sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+        metafunc.parametrize("sgfd_path", paths, ids=[path.stem for path in paths], scope="module")
     if "golden_name" in metafunc.fixturenames:
         folder = metafunc.config.getoption("golden_dir")
         names = sorted(path.stem for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
@@ -41,6 +45,18 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def golden_dir(request) -> Path:
     return request.config.getoption("golden_dir")
+
+
+def sgfd_folder(folder: Path) -> Path:
+    """Where the goldens of the official SGFD lie: in the folder given or in its folder `sgfd`."""
+    return folder / "sgfd" if (folder / "sgfd").is_dir() else folder
+
+
+@pytest.fixture(scope="module")
+def sgfd_golden(sgfd_path):
+    from sgfd_goldens import SgfdGolden  # imports torch, which must come after the setting above
+
+    return SgfdGolden.load(sgfd_path)
 
 
 @pytest.fixture(scope="module")
