@@ -27,7 +27,7 @@ class DataConfig:
         max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
         min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
         popularity_power: exponent of the training counts in pop(i) of Eq. 6.
-        placement: where the frozen features live: `device` (float16 on the GPU, or in RAM on a CPU), `pinned` (page-locked
+        placement: where the frozen features live: `device` (as stored, on the GPU, or in RAM on a CPU), `pinned` (page-locked
             RAM, gathered one step ahead), `disk` (read from LMDB by threads, with a GPU one step ahead), `auto` (with a GPU the
             first that fits; on a CPU `disk`, since the page cache is RAM that all processes share).
         device_budget_gb: features up to this size (GB) are put on the device by `auto`.

@@ -109,3 +109,11 @@ def test_half_precision_becomes_single_where_it_is_encoded_on_a_cpu(rows):
     assert [part.lengths.tolist() for part in (first, second)] == [[1, 2], [3]]
     assert (first.longest, second.longest) == (2, 3)
     assert first.rows is None
+
+
+def test_a_table_in_single_precision_is_not_copied_for_its_rows():
+    table = torch.arange(16, dtype=torch.float32).view(8, 2)
+    moved = to_device(Tokens(table, torch.tensor([1, 1]), 1, torch.tensor([7, 0])), torch.device("cpu"), torch.bfloat16)
+    assert moved.values.data_ptr() == table.data_ptr()
+    (part,) = moved.split(2)
+    assert torch.equal(part.values, table[[7, 0]])

@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -7,9 +8,11 @@ import time
 import lmdb
 import numpy as np
 import pytest
+import torch
 
 from odmt.errors import InputError
 from odmt.features.store import FeatureStore, Header, Record
+from odmt.features.tables import ResidentTable, StoredTable
 from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
 
 WIDTH = 4
@@ -226,3 +229,31 @@ def test_values_are_raw_float16_with_a_checksum(tmp_path):
         value = transaction.get(b"a")
     assert value[:-8] == tokens(1, 2).astype("<f2").tobytes()
     assert len(value) == 2 * WIDTH * 2 + 8
+
+
+def test_float32_is_stored_as_it_is(tmp_path):
+    values = np.array([[1e-30, 1 / 3, 7e4, 3e38]], np.float32)  # float16 has 0, 0.3333, infinity and infinity
+    header = dataclasses.replace(HEADER, dtype="float32")
+    with FeatureWriter(tmp_path, header) as writer:
+        writer.add({"a": np.vstack([values, -values]), "b": tokens(1)}, dict.fromkeys("ab", Record("source")))
+    with FeatureStore(tmp_path) as store:
+        assert (store.num_tokens("a"), store.num_tokens("b")) == (2, 1)
+        np.testing.assert_array_equal(store.read("a"), np.vstack([values, -values]))
+        assert store.read("b").dtype == np.float32
+        stored = StoredTable(store, ["b", "a"])
+        assert stored.nbytes == 3 * WIDTH * 4
+        for table in (stored, ResidentTable(stored, torch.device("cpu"))):
+            gathered = table.gather(torch.tensor([2, 1]))
+            (part,) = gathered.split(2)
+            np.testing.assert_array_equal(part.values, np.vstack([values, -values, tokens(1)]))
+            np.testing.assert_array_equal(table.cls(), np.vstack([0 * values, tokens(1), values]))
+
+
+def test_types_are_compared_and_known(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    with pytest.raises(InputError, match="dtype is 'float16', asked for 'float32'"):
+        claim_folder(tmp_path, dataclasses.replace(HEADER, dtype="float32"))
+    path = tmp_path / "header.json"
+    path.write_text(path.read_text().replace("float16", "float8"))
+    with pytest.raises(InputError, match=r"not a header of this version .dtype is 'float8', not float16 or float32"):
+        FeatureStore(tmp_path)

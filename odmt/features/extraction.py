@@ -114,7 +114,7 @@ def verify_store(folder: Path):
     for path in shard_paths(folder):
         if shard_number(path) % num_processes == rank:
             shard = Shard(path, readonly=True)
-            features = shard.read_features(header.width)
+            features = shard.read_features(header)
             num_items += sum(1 for _ in tqdm(features, f"{path}: verifying", shard.num_items(), unit="item", disable=rank > 0))
             shard.env.close()
     print(f"{folder}: {num_items:,} items read back, every checksum right")

@@ -86,9 +86,11 @@ class Items:
 def to_device(part, device: torch.device, dtype: torch.dtype):
     """Move every tensor of a batch or of a part of it, to a GPU without waiting for it; features then become `dtype`.
 
-    But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory. (Not where
-    float64 is asked for, which tests compare in.)
+    But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory; and so does a
+    table of which rows are wanted, whatever its type. (Not where float64 is asked for, which tests compare in.)
     """
+    if isinstance(part, Tokens) and part.rows is not None and device.type == "cpu" and dtype != torch.float64:
+        return part
     if isinstance(part, Tensor):
         if device.type == "cpu" and part.dtype == torch.float16 and dtype != torch.float64:
             return part

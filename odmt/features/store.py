@@ -1,6 +1,7 @@
 """Frozen features of items on disk (paper, Section 3.2): a JSON header and LMDB files, the shards, read as one store.
 
-A shard holds two tables. `features`: item id -> float16 [T, W] in C order, little-endian, then an 8-byte xxh3 checksum of it.
+A shard holds two tables. `features`: item id -> [T, W] of the header's type in C order, little-endian, then an 8-byte xxh3
+checksum of it.
 `records`: item id -> what the features were made from and whether there are any. Nothing is padded, nothing is pickled.
 
 Legend: T tokens of an item, the CLS token first, W feature width.
@@ -21,7 +22,7 @@ import xxhash
 
 from odmt.errors import InputError
 
-DTYPE = np.dtype("<f2")
+DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 CHECKSUM_BYTES = 8
 
 Fate = Literal["stored", "stop", "drop", "blank"]
@@ -50,7 +51,7 @@ class Header:
     width: int
     max_tokens: int
     preprocessing: str
-    dtype: str = "float16"
+    dtype: Literal["float16", "float32"] = "float16"
     version: int = 1
 
     @classmethod
@@ -58,11 +59,19 @@ class Header:
         """Read header.json of a store."""
         path = folder / "header.json"
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            header = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if header.dtype not in DTYPES:
+                raise ValueError(f"dtype is {header.dtype!r}, not {' or '.join(DTYPES)}")
+            return header
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, so this is no feature store; scripts/extract_features.py makes one") from None
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: not a header of this version ({error}); remove {folder} and extract again") from error
+
+    @property
+    def stored_type(self) -> np.dtype:
+        """`dtype` as NumPy knows it, little-endian."""
+        return DTYPES[self.dtype]
 
     def to_json(self) -> str:
         """The content of header.json."""
@@ -146,10 +155,10 @@ class FeatureStore:
         num_bytes = self._num_bytes(item_id)
         if num_bytes is None:
             raise self._missing(item_id)
-        return (num_bytes - CHECKSUM_BYTES) // (self.header.width * DTYPE.itemsize)
+        return (num_bytes - CHECKSUM_BYTES) // (self.header.width * self.header.stored_type.itemsize)
 
     def read(self, item_id: str) -> np.ndarray:
-        """The tokens of an item, float16 [T, W], the caller's own copy.
+        """The tokens of an item [T, W] as they are stored, the caller's own copy.
 
         Raises:
             InputError: the item is not in the store, or its bytes are not those that were written.
@@ -159,7 +168,7 @@ class FeatureStore:
             with shard.env.begin(db=shard.features, buffers=True) as transaction:
                 value = transaction.get(key)
                 if value is not None:
-                    return shard.decode(item_id, value, self.header.width)
+                    return shard.decode(item_id, value, self.header)
         raise self._missing(item_id)
 
     def records(self) -> Iterator[tuple[str, Record]]:
@@ -201,23 +210,23 @@ class Shard:
         except lmdb.Error as error:
             raise InputError(f"{path}: cannot be opened: {error}") from error
 
-    def read_features(self, width: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield item ids and their tokens, float16 [T, W], comparing checksums."""
+    def read_features(self, header: Header) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield item ids and their tokens [T, W], comparing checksums."""
         with self.env.begin(db=self.features, buffers=True) as transaction:
             for key, value in transaction.cursor():
                 item_id = bytes(key).decode()
-                yield item_id, self.decode(item_id, value, width)
+                yield item_id, self.decode(item_id, value, header)
 
-    def decode(self, item_id: str, value: memoryview, width: int) -> np.ndarray:
+    def decode(self, item_id: str, value: memoryview, header: Header) -> np.ndarray:
         """Copy the tokens [T, W] of a stored value.
 
         Raises:
             InputError: the bytes are not those that were written.
         """
         data, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
-        if xxhash.xxh3_64_digest(data) != checksum or len(data) % (width * DTYPE.itemsize):
+        if xxhash.xxh3_64_digest(data) != checksum or len(data) % (header.width * header.stored_type.itemsize):
             raise InputError(f"{self.path}: the features of item {item_id!r} are damaged; remove the file and extract again")
-        return np.frombuffer(data, DTYPE).reshape(-1, width).copy()
+        return np.frombuffer(data, header.stored_type).reshape(-1, header.width).copy()
 
     def missing_bytes(self) -> int:
         """How much shorter the file is than its pages take."""

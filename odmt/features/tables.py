@@ -52,6 +52,7 @@ class StoredTable:
         self.store = store
         self.item_ids = item_ids
         self.width = store.header.width
+        self.dtype = getattr(torch, store.header.dtype)
         lengths = np.array([store.num_tokens(item_id) for item_id in item_ids], np.int64)
         self.lengths = np.minimum(lengths, 1) if first_token_only else lengths
         self.num_threads = num_threads
@@ -59,15 +60,15 @@ class StoredTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all features in float16."""
-        return int(self.lengths.sum()) * self.width * 2
+        """Bytes of all features."""
+        return int(self.lengths.sum()) * self.width * self.dtype.itemsize
 
     def gather(self, numbers: Tensor) -> Tokens:
-        """The tokens of items [M] as float16 on the CPU, in pinned memory where there is a GPU."""
+        """The tokens of items [M] as they are stored, on the CPU, in pinned memory where there is a GPU."""
         indices = numbers.numpy() - 1
         lengths = self.lengths[indices]
         starts = np.cumsum(lengths) - lengths
-        values = torch.empty(int(lengths.sum()), self.width, dtype=torch.float16, pin_memory=torch.cuda.is_available())
+        values = torch.empty(int(lengths.sum()), self.width, dtype=self.dtype, pin_memory=torch.cuda.is_available())
         self.read_into(values.numpy(), starts, indices)
         return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
 
@@ -92,20 +93,20 @@ class StoredTable:
 
 
 class ResidentTable:
-    """All features as one float16 tensor, on the device or in pinned RAM."""
+    """All features as one tensor of the store's type, on the device or in pinned RAM."""
 
     def __init__(self, stored: StoredTable, device: torch.device, pinned: bool = False):
         self.width = stored.width
         self.lengths = stored.lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
         total = int(self.lengths.sum())
-        self.values = torch.empty(total, self.width, dtype=torch.float16, device=device, pin_memory=pinned)
+        self.values = torch.empty(total, self.width, dtype=stored.dtype, device=device, pin_memory=pinned)
         # Block by block, so that no second copy of everything is ever held.
         block = 1024
         for begin in tqdm(range(0, len(self.lengths), block), desc="features", leave=False, delay=2):
             indices = np.arange(begin, min(begin + block, len(self.lengths)))
             first, rows = self.starts[begin], int(self.lengths[indices].sum())
-            staged = torch.empty(rows, self.width, dtype=torch.float16)
+            staged = torch.empty(rows, self.width, dtype=stored.dtype)
             stored.read_into(staged.numpy(), self.starts[indices] - first, indices)
             self.values[first : first + rows] = staged.to(device)
 
@@ -119,7 +120,7 @@ class ResidentTable:
         rows, lengths, longest = torch.from_numpy(rows), torch.from_numpy(lengths), int(lengths.max())
         if device.type == "cpu" and not pinned:
             return Tokens(self.values, lengths, longest, rows)
-        values = torch.empty(len(rows), self.width, dtype=torch.float16, device=device, pin_memory=pinned)
+        values = torch.empty(len(rows), self.width, dtype=self.values.dtype, device=device, pin_memory=pinned)
         torch.index_select(self.values, 0, rows.to(device, non_blocking=True), out=values)
         return Tokens(values, lengths, longest)
 

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from odmt.errors import InputError
-from odmt.features.store import DTYPE, Fate, Header, Record, Shard, shard_paths
+from odmt.features.store import Fate, Header, Record, Shard, shard_paths
 from odmt.files import write_text, written_whole
 
 INITIAL_MAP_BYTES = 1 << 26
@@ -34,6 +34,7 @@ class FeatureWriter:
     def __init__(self, folder: Path, header: Header, shard: int = 0):
         self.folder = folder
         claim_folder(folder, header)
+        self._type = header.stored_type
         self._shard = _open_for_writing(folder / f"shard-{shard:05d}.lmdb")
 
     def __enter__(self) -> "FeatureWriter":
@@ -47,7 +48,7 @@ class FeatureWriter:
 
         def write(transaction: lmdb.Transaction):
             for item_id, tokens in features.items():
-                data = np.ascontiguousarray(tokens, DTYPE).tobytes()
+                data = np.ascontiguousarray(tokens, self._type).tobytes()
                 transaction.put(item_id.encode(), data + xxhash.xxh3_64_digest(data), db=self._shard.features)
             for item_id, record in records.items():
                 transaction.put(item_id.encode(), record.to_bytes(), db=self._shard.records)
