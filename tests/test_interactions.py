@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from odmt.errors import InputError
+from odmt.features import behaviours as module
 from odmt.features.item_table import read_items
-from odmt.sequential import interactions as module
 from odmt.sequential.interactions import Interactions
 
 ITEMS = "a\tRed Shoe\tAcme\nb\tBlue Shoe\tAcme\nc\tGreen HAT\tBolt\nd\tBlack Hat\tBolt\n"

@@ -1,7 +1,6 @@
-"""The one reader of a dataset's two tables: numbering, the leave-one-out split and popularity.
+"""A dataset as sequences: the leave-one-out split and popularity.
 
-`behaviours.tsv` holds a user a line (`user<TAB>item item ...`, in time order), `items.tsv` an item a line
-(`item<TAB>field<TAB>field ...`). Legend: U users, N items (numbered from 1, 0 is padding), L = max_seq_len.
+Legend: U users, N items (numbered from 1, 0 is padding), L = max_seq_len.
 """
 
 import hashlib
@@ -11,37 +10,23 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import polars as pl
 
-from odmt.errors import InputError
-from odmt.features.item_table import check_table, not_utf8, read_items
+from odmt.features.behaviours import Windows, read_windows
 
 Split = Literal["train", "valid", "test"]
 
-BLOCK = 100_000  # lines that are taken apart at a time
-
 
 @dataclass(frozen=True)
-class Interactions:
-    """The windows of all users as one flat array.
+class Interactions(Windows):
+    """The windows of all users and what each split knows of them.
 
     A window is what is kept of a user: the last L + 3 interactions. Its last item is the test target, the one before the
     validation target, the rest the training part.
 
     Attributes:
-        user_ids: U names, in the order of the file.
-        item_ids: N names; item n is `item_ids[n - 1]`.
-        texts: N texts, fields joined by one space, lower-cased.
-        items: int32 item numbers of all windows, one user after the other.
-        offsets: int64 [U + 1]; the window of user u is `items[offsets[u]:offsets[u + 1]]`.
         max_seq_len: L.
     """
 
-    user_ids: list[str]
-    item_ids: list[str]
-    texts: list[str]
-    items: np.ndarray
-    offsets: np.ndarray
     max_seq_len: int
 
     @classmethod
@@ -59,21 +44,8 @@ class Interactions:
         Raises:
             InputError: a table that is missing, empty or broken, with file, line and remedy; no user left.
         """
-        folder = Path(folder)
-        names, texts = read_items(folder / "items.tsv")
-        user_ids, items, offsets = _read_windows(folder / "behaviours.tsv", names, without, max_seq_len + 3, min_seq_len)
-        # Items left with no interaction are dropped; the others are renumbered in the order of items.tsv.
-        used = np.flatnonzero(np.bincount(items, minlength=len(names) + 1))
-        renumbered = np.zeros(len(names) + 1, np.int32)
-        renumbered[used] = np.arange(1, len(used) + 1)
-        return cls(
-            user_ids=user_ids,
-            item_ids=[names[n - 1] for n in used],
-            texts=[texts[n - 1] for n in used],
-            items=renumbered[items],
-            offsets=offsets,
-            max_seq_len=max_seq_len,
-        )
+        windows = read_windows(folder, max_seq_len, min_seq_len, without)
+        return cls(**vars(windows), max_seq_len=max_seq_len)
 
     def fingerprint(self) -> str:
         """A hash of names and windows: what a model with an ID table cannot do without."""
@@ -141,59 +113,3 @@ class Interactions:
         lengths = ends - starts
         shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
         return self.items[np.arange(lengths.sum()) + shifts], lengths
-
-
-def _read_windows(path: Path, names: list[str], without: Collection[str], window: int, min_seq_len: int):
-    """Read the behaviours in blocks of lines, column-wise: 15 million item names are too many for a Python loop."""
-    lines = _column_of_lines(path)
-    tabs = lines.str.count_matches("\t")
-    if (wrong := (tabs != 1).arg_true()).len():
-        raise InputError(
-            f"{path}, line {wrong[0] + 1}: {tabs[wrong[0]] + 1} columns, expected 2: user<TAB>item item ..., "
-            "items separated by blanks"
-        )
-    _check_distinct(path, users := lines.str.extract("^([^\t]*)"))
-    left_out = np.isin(names, list(without))
-    codes = pl.Enum(names)
-    kept, items, lengths = [], [], []
-    for start in range(0, len(lines), BLOCK):
-        tokens = lines[start : start + BLOCK].str.extract("\t(.*)").str.split(" ")
-        rows = np.repeat(np.arange(len(tokens)), tokens.list.len().to_numpy())
-        tokens = tokens.explode()
-        numbers = tokens.cast(codes, strict=False).to_physical()
-        if (unknown := (numbers.is_null() & (tokens != "")).arg_true()).len():
-            line = start + rows[unknown[0]] + 1
-            raise InputError(
-                f"{path}, line {line}: item {tokens[unknown[0]]!r} is not in items.tsv; add it there or remove it here"
-            )
-        present = numbers.is_not_null().to_numpy()
-        rows, block = rows[present], numbers.drop_nulls().to_numpy().astype(np.int32)
-        rows, block = rows[~left_out[block]], block[~left_out[block]] + 1
-        length = np.bincount(rows, minlength=min(BLOCK, len(lines) - start))
-        from_end = np.repeat(np.cumsum(length), length) - np.arange(len(block))
-        items.append(block[(from_end <= window) & (length >= min_seq_len)[rows]])
-        kept.append(length >= min_seq_len)
-        lengths.append(np.minimum(length[kept[-1]], window))
-    kept = np.concatenate(kept)
-    if not kept.any():
-        raise InputError(f"{path}: none of {len(lines)} users has {min_seq_len} interactions; lower data.min_seq_len or add data")
-    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    return users.filter(pl.Series(kept)).to_list(), np.concatenate(items), offsets
-
-
-def _check_distinct(path: Path, users: pl.Series):
-    if users.n_unique() == len(users):
-        return
-    user = users.filter(users.is_duplicated())[0]
-    first, second = (users == user).arg_true()[:2] + 1
-    raise InputError(f"{path}, line {second}: user {user!r} stands in line {first} already; join the two lines")
-
-
-def _column_of_lines(path: Path) -> pl.Series:
-    """The file as one column of text, a line a row, without line ends."""
-    check_table(path)
-    try:
-        table = pl.read_csv(path, separator="\n", has_header=False, quote_char=None, new_columns=["line"], infer_schema=False)
-    except pl.exceptions.ComputeError:
-        raise not_utf8(path) from None
-    return table["line"].fill_null("").str.strip_suffix("\r")
