@@ -1,10 +1,12 @@
 """What several test files share: the folder of goldens, and tiny datasets on disk."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from odmt.sequential.interactions import Interactions
 
@@ -29,10 +31,13 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Run tests of a `golden_name` on every golden of the folder, those of a `sgfd_path` on every golden of its folder `sgfd`."""
+    """Run tests of a `golden_name` on every golden of ODMT, those of a `sgfd_path` on every golden of SGFD's hosts.
+
+    A mark `official(host="bm3", sgfd=True)` leaves one host's, and those with SGFD.
+    """
     if "sgfd_path" in metafunc.fixturenames:
-        folder = sgfd_folder(metafunc.config.getoption("golden_dir"))
-        paths = sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+        wanted = metafunc.definition.get_closest_marker("official")
+        paths = sgfd_goldens(metafunc.config.getoption("golden_dir"), **(wanted.kwargs if wanted else {}))
         metafunc.parametrize("sgfd_path", paths, ids=[path.stem for path in paths], scope="module")
     if "golden_name" in metafunc.fixturenames:
         folder = metafunc.config.getoption("golden_dir")
@@ -47,9 +52,21 @@ def golden_dir(request) -> Path:
     return request.config.getoption("golden_dir")
 
 
-def sgfd_folder(folder: Path) -> Path:
-    """Where the goldens of the official SGFD lie: in the folder given or in its folder `sgfd`."""
-    return folder / "sgfd" if (folder / "sgfd").is_dir() else folder
+def sgfd_goldens(folder: Path, host: str = "", sgfd: bool = False) -> list[Path]:
+    """The goldens of SGFD's hosts in a folder or in its folder `sgfd`: of one host, or of those with SGFD alone."""
+    folder = folder / "sgfd" if (folder / "sgfd").is_dir() else folder
+    paths = sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+    titles = {path: json.loads(path.read_text()) for path in paths}
+    titles = {path: title for path, golden in titles.items() if (title := golden.get("host") or golden.get("model"))}
+    if not titles:
+        raise pytest.UsageError(f"--golden-dir {folder}: no NAME.json of a host of SGFD with its NAME.safetensors")
+    return [path for path, title in titles.items() if host.upper() in title and (not sgfd or has_sgfd(path))]
+
+
+def has_sgfd(path: Path) -> bool:
+    """Whether a golden is of a host with SGFD: plain ones have no classifiers."""
+    with safe_open(path.with_suffix(".safetensors"), "np") as file:
+        return any("classifi" in name for name in file.keys())  # noqa: SIM118 (a file is no dict)
 
 
 @pytest.fixture(scope="module")

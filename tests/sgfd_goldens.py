@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from odmt.features.extractors import BM3_COPY, GRCN_COPY, MAML_COPY, SgfdExtractor, SgfdSettings
-from odmt.graph.models.official import official_name
+from odmt.graph.models.official import from_official, official_name
 
 RESPONSE_TOLERANCE = 5e-5  # a small difference of softmaxes has few digits in float32
 COPIES = {"bm3": BM3_COPY, "grcn": GRCN_COPY, "maml": MAML_COPY}
@@ -68,8 +68,12 @@ class SgfdGolden:
         return {name.removeprefix(prefix): array for name, array in self.arrays.items() if name.startswith(prefix)}
 
     def official_gradients(self) -> dict[str, Tensor]:
-        """Gradients of the total by the names of this project."""
-        return {official_name_or_none(name): tensor for name, tensor in self.section("grad.").items()}
+        """Gradients of the total by the names of this project, of the parameters that have one."""
+        return {ours: tensor for name, tensor in self.section("grad.").items() if (ours := official_name_or_none(name))}
+
+    def state(self, prefix: str = "state.") -> dict[str, Tensor]:
+        """Tensors of all parameters by the names of this project."""
+        return from_official(self.section(prefix))
 
     def settings(self) -> SgfdSettings:
         args = self.args

@@ -128,10 +128,11 @@ class PlainExtractor(RawFeatures):
 
     def __init__(self, widths: Mapping[str, int], dim: int, xavier: bool = False):
         super().__init__(dict.fromkeys(widths, dim))
-        self.projections = nn.ModuleDict({modality: nn.Linear(width, dim) for modality, width in widths.items()})
-        if xavier:
-            for projection in self.projections.values():
-                nn.init.xavier_normal_(projection.weight)
+        self.projections = nn.ModuleDict()
+        for modality, width in widths.items():
+            self.projections[modality] = nn.Linear(width, dim)
+            if xavier:
+                nn.init.xavier_normal_(self.projections[modality].weight)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw features [N, W] by modality -> vectors [N, D]."""
