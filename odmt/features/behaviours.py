@@ -49,6 +49,11 @@ def read_windows(folder: Path, max_seq_len: int, min_seq_len: int, without: Coll
         InputError: a table that is missing, empty or broken, with file, line and remedy; no user left.
     """
     folder = Path(folder)
+    if (folder / "train.tsv").exists() and not (folder / "behaviours.tsv").exists():
+        raise InputError(
+            f"{folder}: its interactions are split and have no order (train.tsv), which sequential models need; take a graph "
+            "model, or prepare the dataset with timestamps and without --split"
+        )
     names, texts = read_items(folder / "items.tsv")
     user_ids, items, offsets = _read_windows(folder / "behaviours.tsv", names, without, max_seq_len + 3, min_seq_len)
     # Items left with no interaction are dropped; the others are renumbered in the order of items.tsv.
