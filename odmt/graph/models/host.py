@@ -37,6 +37,7 @@ class Host(nn.Module):
         """Work out what all scores depend on; called once for all blocks of users."""
         return self.representations()
 
+    @torch.no_grad()
     def scores(self, users: Tensor) -> Tensor:
         """The scores [B, N] of all items for users int64 [B], without dropout and gradient."""
         user_vectors, item_vectors = self.prepared()
@@ -48,10 +49,16 @@ class Host(nn.Module):
         weights = [(weight.data_ptr(), weight._version) for weight in self.parameters()]
         if self._prepared is None or self._prepared[0] != weights:
             training = self.training
-            self.eval()
-            self._prepared = weights, self.prepare()
+            prepared = self.eval().prepare()
             self.train(training)
+            self._prepared = weights, prepared
         return self._prepared[1]
+
+    def train(self, mode: bool = True) -> "Host":
+        """Change the mode; what was prepared for scoring is not kept through training."""
+        if mode:
+            self._prepared = None
+        return super().train(mode)
 
     def after_step(self):
         """Do what follows every step of the optimizer: nothing."""
