@@ -1,6 +1,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_bert, write_clip
+from mounts import make_read_only, need_mounts, own_mounts
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,7 +22,7 @@ from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.extraction import extract_features
 from odmt.features.images import decode
 from odmt.features.store import FeatureStore
-from odmt.features.writer import read_records
+from odmt.features.writer import exclusive, read_records, write_lists
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "extract_features.py"
 NUM_ITEMS = 120
@@ -181,6 +183,48 @@ def test_full_disk_is_explained_and_the_store_continues(dataset, job, uninterrup
     assert 0 < count_records(dataset)["image"] < NUM_ITEMS
     extract_features(dataset, **job, verify=True)
     assert content(dataset) == uninterrupted
+
+
+def test_read_only_dataset(dataset, job, capfd):
+    need_mounts()
+    extract_features(dataset, **job, modality="text")
+    before = content(dataset)
+    capfd.readouterr()
+
+    def extract_read_only(modality: str):
+        own_mounts()
+        make_read_only(dataset)
+        extract_features(dataset, **job, modality=modality)
+
+    assert wait_for(start_child(lambda: extract_read_only("text"))) == 0
+    assert "text: 120 items; 0 were not there yet" in capfd.readouterr().out
+    for change, modality in ((lambda: None, "image"), (lambda: write_items(dataset, [*range(1, NUM_ITEMS), 500]), "text")):
+        change()
+        assert wait_for(start_child(lambda modality=modality: extract_read_only(modality))) == 2
+        message = capfd.readouterr().out
+        assert "read only, so nothing can be stored" in message
+        assert "make room" not in message
+    assert content(dataset) == before
+
+
+def test_of_two_extractions_of_a_dataset_one_is_refused(dataset, job, uninterrupted, capfd):
+    with exclusive(dataset / "features" / "image"):
+        assert wait_for(start_child(lambda: extract_features(dataset, **job))) == 2
+        assert f"features/image: another process writes to it, number {os.getpid()} on " in capfd.readouterr().out
+        assert wait_for(start_child(lambda: extract_features(dataset, **job, modality="text"))) == 0  # another store
+    children = [start_child(lambda: extract_features(dataset, **job)) for _ in range(3)]
+    statuses = [wait_for(child) for child in children]
+    assert 0 in statuses
+    assert set(statuses) <= {0, 2}
+    assert content(dataset) == uninterrupted
+
+
+def test_a_store_that_goes_away(dataset, job):
+    extract_features(dataset, **job, modality="text")
+    folder = dataset / "features" / "text"
+    shutil.rmtree(dataset)
+    with pytest.raises(InputError, match="the folder is gone"):
+        write_lists(folder, ["item1"])
 
 
 def test_other_request_is_refused_before_anything_is_encoded(dataset, job, tmp_path):

@@ -1,7 +1,9 @@
 import dataclasses
+import json
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 import time
 
@@ -104,6 +106,100 @@ def test_other_header_is_refused_and_its_keys_are_named(tmp_path):
     renamed = Header("text", "/the/same/checkpoint", "abc", "last", WIDTH, 30, "lower-cased")
     claim_folder(tmp_path, renamed)
     assert Header.read(tmp_path).encoder == "some/encoder"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 9),
+        ("dtype", "float64"),
+        ("modality", "audio"),
+        ("modality", "image"),  # in a folder named text
+        ("max_tokens", None),
+        *(("width", width) for width in (0, -64, "32", 32.0, 1e30, True, 2**31)),
+        ("weights", 7),
+        ("preprocessing", None),
+    ],
+)
+def test_a_header_that_this_version_does_not_write_is_refused(tmp_path, key, value):
+    folder = tmp_path / "text"
+    fill(folder, {"a": tokens(1)})
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps(header | {key: value}))
+    with pytest.raises(InputError, match=re.escape(f"header.json: not a header of this version ({key} is {value!r}")):
+        FeatureStore(folder)
+
+
+def test_a_header_that_cannot_be_read_is_refused(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    for content in (b"\xff\xfe", b"[" * 100_000, b"[]", b'{"version": 1}', b""):
+        (tmp_path / "header.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"header\.json: not a header of this version"):
+            FeatureStore(tmp_path)
+
+
+def test_a_shard_knows_what_it_was_written_for(tmp_path):
+    image = Header("image", "some/encoder", "abc", "last", WIDTH, 30, "RGB")
+    with FeatureWriter(tmp_path / "image", image) as writer:
+        writer.add({"a": tokens(1)}, {"a": Record("1")})
+    fill(tmp_path / "text", {"a": tokens(2)})
+    shard = "shard-00000.lmdb"
+    (tmp_path / "image" / shard).rename(tmp_path / "text" / shard)
+    for use in (FeatureStore, lambda folder: fill(folder, {"b": tokens(2)})):
+        with pytest.raises(InputError, match=r"text/shard-00000\.lmdb: was not written .*modality is 'image', there 'text'"):
+            use(tmp_path / "text")
+    # One letter of header.json, changed by whatever: another text, but not the one that the shard was written with.
+    fill(tmp_path / "flipped", {"a": tokens(2)})
+    path = tmp_path / "flipped" / "header.json"
+    path.write_text(path.read_text().replace("lower-cased", "lower-dased"))
+    with pytest.raises(InputError, match="preprocessing is 'lower-cased', there 'lower-dased'"):
+        FeatureStore(tmp_path / "flipped")
+
+
+def test_a_shard_of_an_earlier_version_is_read_and_written_on(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    env = lmdb.open(str(tmp_path / "shard-00000.lmdb"), subdir=False, max_dbs=2)
+    with env.begin(write=True) as transaction:
+        assert transaction.delete(b"header")
+    env.close()
+    with FeatureStore(tmp_path) as store:
+        np.testing.assert_array_equal(store.read("a"), tokens(1))
+    fill(tmp_path, {"b": tokens(2)})
+    (tmp_path / "header.json").write_text((tmp_path / "header.json").read_text().replace("abc", "abd"))
+    with pytest.raises(InputError, match="weights is 'abc', there 'abd'"):
+        FeatureStore(tmp_path)
+
+
+def fingerprint(folder) -> str:
+    with FeatureStore(folder) as store:
+        return store.content_fingerprint()
+
+
+def test_fingerprint_of_the_content(tmp_path):
+    """It follows what the features were made from, whatever the order, the shards and the look of the files."""
+
+    def write(name: str, *parts: dict[str, Record]) -> str:
+        for shard, records in enumerate(parts):
+            with FeatureWriter(tmp_path / name, HEADER, shard) as writer:
+                writer.add({item: tokens(1) for item in records if records[item].fate != "stop"}, records)
+        return fingerprint(tmp_path / name)
+
+    a, b = Record("1"), Record("2")
+    one = write("one", {"a": a, "b": b})
+    assert write("two shards", {"b": b}, {"a": a}) == one
+    assert write("seen again", {"a": a._replace(seen="5 7"), "b": b}) == one
+    assert write("bad", {"a": a, "b": b, "c": Record("none", "stop", "no image file")}) == one
+    assert write("other", {"a": a, "b": Record("3")}) != one
+    assert write("exchanged", {"a": b, "b": a}) != one
+    assert write("more", {"a": a, "b": b, "c": b}) != one
+
+
+def test_fingerprint_of_as_many_items_as_arts_has(tmp_path):
+    with FeatureWriter(tmp_path, HEADER) as writer:
+        writer.add({}, {f"item{number}": Record(f"{number:032x}", seen=f"{number} 1700000000") for number in range(60_000)})
+    begin = time.perf_counter()
+    fingerprint(tmp_path)
+    assert time.perf_counter() - begin < 3
 
 
 def test_the_map_grows(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ Deviation: the official code extracts the features at every launch, from images 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +21,8 @@ from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.item_table import read_items
 from odmt.features.modalities import ImageModality, Modality, TextModality
-from odmt.features.store import Header, Record, Shard, shard_number, shard_paths
-from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
+from odmt.features.store import Header, Record, shard_number, shard_paths
+from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, exclusive, open_for_reading, read_records, write_lists
 
 BadImages = Literal["stop", "drop", "blank"]
 
@@ -76,13 +76,15 @@ def extract_features(
         parts.append(ImageModality(images, item_ids, ImageEncoder(image_encoder, here), workers, shrink_jpegs))
     if modality in ("all", "text"):
         parts.append(TextModality(item_ids, texts, TextEncoder(text_encoder, max_text_tokens, here)))
-    for part in parts:
-        claim_folder(dataset / "features" / part.header.modality, part.header)
-    for part in parts:
-        folder = dataset / "features" / part.header.modality
-        fill_store(folder, part, item_ids, batch_size, bad_images)
-        if verify:
-            verify_store(folder)
+    folders = [dataset / "features" / part.header.modality for part in parts]
+    with ExitStack() as locks:
+        for folder, part in zip(folders, parts):
+            locks.enter_context(exclusive(folder))
+            claim_folder(folder, part.header)
+        for folder, part in zip(folders, parts):
+            fill_store(folder, part, item_ids, batch_size, bad_images)
+            if verify:
+                verify_store(folder)
 
 
 def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size: int, bad_images: BadImages = "stop"):
@@ -113,7 +115,7 @@ def verify_store(folder: Path):
     num_items = 0
     for path in shard_paths(folder):
         if shard_number(path) % num_processes == rank:
-            shard = Shard(path, readonly=True)
+            shard = open_for_reading(path)
             features = shard.read_features(header)
             num_items += sum(1 for _ in tqdm(features, f"{path}: verifying", shard.num_items(), unit="item", disable=rank > 0))
             shard.env.close()

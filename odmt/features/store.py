@@ -2,7 +2,8 @@
 
 A shard holds two tables. `features`: item id -> [T, W] of the header's type in C order, little-endian, then an 8-byte xxh3
 checksum of it.
-`records`: item id -> what the features were made from and whether there are any. Nothing is padded, nothing is pickled.
+`records`: item id -> what the features were made from and whether there are any. Nothing is padded, nothing is pickled. Beside
+the tables, under the key `header`, a shard keeps the header that it was written with; shards of earlier versions have none.
 
 Legend: T tokens of an item, the CLS token first, W feature width.
 """
@@ -23,7 +24,10 @@ import xxhash
 from odmt.errors import InputError
 
 DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+MODALITIES = ("image", "text")
+VERSION = 1
 CHECKSUM_BYTES = 8
+HEADER_KEY = b"header"
 
 Fate = Literal["stored", "stop", "drop", "blank"]
 
@@ -52,21 +56,51 @@ class Header:
     max_tokens: int
     preprocessing: str
     dtype: Literal["float16", "float32"] = "float16"
-    version: int = 1
+    version: int = VERSION
+
+    def __post_init__(self):
+        """Hold what is read from a file to what this version writes."""
+        if self.version != VERSION:
+            raise ValueError(f"version is {self.version!r}, and this program reads {VERSION}")
+        for key, allowed in (("modality", MODALITIES), ("dtype", tuple(DTYPES))):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} is {getattr(self, key)!r}, not {' or '.join(allowed)}")
+        for key in ("width", "max_tokens"):
+            value = getattr(self, key)
+            if type(value) is not int or not 0 < value < 2**31:
+                raise ValueError(f"{key} is {value!r}, not a positive whole number")
+        for key in ("encoder", "weights", "layer", "preprocessing"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"{key} is {getattr(self, key)!r}, not a text")
 
     @classmethod
     def read(cls, folder: Path) -> "Header":
-        """Read header.json of a store."""
+        """Read header.json of a store.
+
+        Raises:
+            InputError: there is none, it is of another version or damaged, or of another modality than the folder is named for.
+        """
         path = folder / "header.json"
         try:
-            header = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if header.dtype not in DTYPES:
-                raise ValueError(f"dtype is {header.dtype!r}, not {' or '.join(DTYPES)}")
+            header = cls.from_json(path.read_bytes())
+            if folder.name in MODALITIES and header.modality != folder.name:
+                raise ValueError(f"modality is {header.modality!r} in a folder named {folder.name!r}")
             return header
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, so this is no feature store; scripts/extract_features.py makes one") from None
-        except (ValueError, TypeError) as error:
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from error
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: not a header of this version ({error}); remove {folder} and extract again") from error
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Header":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, TypeError: the text is not a header of this version.
+        """
+        return cls(**json.loads(text))
 
     @property
     def stored_type(self) -> np.dtype:
@@ -95,18 +129,21 @@ class Record(NamedTuple):
     """What is known of an item beside its features.
 
     Attributes:
-        source: signature of the image file or text that was read.
+        source: signature of the image file or text that was read, or of the features where these came from elsewhere.
         fate: `stored`, or what was done about an image that could not be decoded; with `stop` and `drop` it has no features.
         reason: why the image could not be decoded.
+        seen: how the file looked from outside when its content was last compared, so that it need not be read again.
     """
 
     source: str
     fate: Fate = "stored"
     reason: str = ""
+    seen: str = ""
 
     def to_bytes(self) -> bytes:
-        """Three columns of a TSV line."""
-        return "\t".join([self.source, self.fate, " ".join(self.reason.split())]).encode()
+        """Three columns of a TSV line; four where the file's look is known."""
+        columns = [self.source, self.fate, " ".join(self.reason.split())]
+        return "\t".join([*columns, self.seen] if self.seen else columns).encode()
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "Record":
@@ -130,6 +167,8 @@ class FeatureStore:
         self.folder = Path(folder)
         self.header = Header.read(self.folder)
         self._shards = [_open_shard(path) for path in shard_paths(self.folder)]
+        for shard in self._shards:
+            shard.check_header(self.header)
 
     def __reduce__(self):
         return FeatureStore, (self.folder,)
@@ -176,6 +215,14 @@ class FeatureStore:
         for shard in self._shards:
             yield from shard.read_records()
 
+    def content_fingerprint(self) -> str:
+        """A hash of what the features were made from, item by item: images and texts, or the features that were imported.
+
+        It stays the same when an extraction is continued that finds nothing to do, and whatever the shards are.
+        """
+        made = sorted((item_id, record.source) for item_id, record in self.records() if record.fate in ("stored", "blank"))
+        return xxhash.xxh3_64_hexdigest(json.dumps(made).encode())
+
     def _num_bytes(self, item_id: str) -> int | None:
         key = item_id.encode()
         for shard in self._shards:
@@ -209,6 +256,29 @@ class Shard:
             self.records = self.env.open_db(b"records", create=create)
         except lmdb.Error as error:
             raise InputError(f"{path}: cannot be opened: {error}") from error
+
+    def header(self) -> Header | None:
+        """What this file was written with; None where an earlier version wrote it."""
+        with self.env.begin() as transaction:
+            text = transaction.get(HEADER_KEY)
+        try:
+            return None if text is None else Header.from_json(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.path}: its header is damaged ({error}); remove the file and extract again") from error
+
+    def check_header(self, header: Header):
+        """Refuse a file that was written for another store.
+
+        Raises:
+            InputError: naming what differs.
+        """
+        own = self.header()
+        if own is not None and (keys := own.differing_keys(header)):
+            differences = "; ".join(f"{key} is {getattr(own, key)!r}, there {getattr(header, key)!r}" for key in keys)
+            raise InputError(
+                f"{self.path}: was not written for the header.json beside it: {differences}. Put the right file back or "
+                f"remove {self.path.parent} and extract again"
+            )
 
     def read_features(self, header: Header) -> Iterator[tuple[str, np.ndarray]]:
         """Yield item ids and their tokens [T, W], comparing checksums."""

@@ -1,22 +1,26 @@
 """Writing feature stores: whole batches in transactions, so that a process can die at any moment and the next one continues."""
 
+import errno
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 import lmdb
 import numpy as np
 import xxhash
 
 from odmt.errors import InputError
-from odmt.features.store import Fate, Header, Record, Shard, shard_paths
+from odmt.features.store import HEADER_KEY, Fate, Header, Record, Shard, shard_paths
 from odmt.files import write_text, written_whole
 
 INITIAL_MAP_BYTES = 1 << 26
+
+LOCK = "extraction.lock"
 
 # The file that lists the items of a fate other than `stored`, a line each: item<TAB>reason.
 LISTS = {"stop": "bad_images.tsv", "drop": "dropped.tsv", "blank": "blank.tsv"}
@@ -36,6 +40,10 @@ class FeatureWriter:
         claim_folder(folder, header)
         self._type = header.stored_type
         self._shard = _open_for_writing(folder / f"shard-{shard:05d}.lmdb")
+        if self._shard.header():
+            self._shard.check_header(header)
+        else:
+            _transact(self._shard, lambda transaction: transaction.put(HEADER_KEY, header.to_json().encode()))
 
     def __enter__(self) -> "FeatureWriter":
         return self
@@ -56,13 +64,61 @@ class FeatureWriter:
         _transact(self._shard, write)
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other jobs from writing to a store; the processes that torchrun started for one job share it.
+
+    The lock is the operating system's, which lets go of it however a process ends; decoding processes do not inherit it. A folder
+    that cannot be written to needs none.
+
+    Raises:
+        InputError: another job writes to the store.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        yield
+        return
+    with _explained(folder):
+        file = (folder / LOCK).open("a+")
+    with file:
+        with _locked(folder):
+            _join(file, folder)
+        yield
+
+
+def _join(file: TextIO, folder: Path):
+    """Take the lock of a store's folder, alone or with the other processes of the same job."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"{_job()}\n{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    except (BlockingIOError, PermissionError):  # whichever of the two a file system has for it
+        file.seek(0)
+        job, _, process = file.read().partition("\n")
+        if job != _job():
+            raise InputError(
+                f"{folder}: another process writes to it, number {process.strip()}; wait until it has ended and start again"
+            ) from None
+    fcntl.lockf(file, fcntl.LOCK_SH)
+
+
+def _job() -> str:
+    """What the processes of one job have in common, and those of two at the same time not."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return f"process {os.getpid()} on {socket.gethostname()}"
+    return " ".join(os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+
+
 def claim_folder(folder: Path, header: Header):
     """Write the header of a store that is still empty; compare it with that of one that is not.
 
     Raises:
         InputError: the store holds other features; the keys that differ are named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not shard_paths(folder):
             return write_text(folder / "header.json", header.to_json())
@@ -79,7 +135,7 @@ def read_records(folder: Path) -> dict[str, Record]:
     """Everything that extraction has dealt with so far, while other processes may be writing."""
     records: dict[str, Record] = {}
     for path in shard_paths(folder):
-        shard = Shard(path, readonly=True)
+        shard = open_for_reading(path)
         records.update(shard.read_records())
         shard.env.close()
     return records
@@ -114,21 +170,34 @@ def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, 
         records = sorted((item_id, found[item_id]) for item_id in item_ids if item_id in found)
         by_fate = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in get_args(Fate)}
         for fate, name in LISTS.items():
-            if by_fate[fate]:
-                lines = [f"{item_id}\t{record.reason}\n" for item_id, record in by_fate[fate].items()]
-                write_text(folder / name, "".join(lines))
-            else:
-                (folder / name).unlink(missing_ok=True)
+            text = "".join(f"{item_id}\t{record.reason}\n" for item_id, record in by_fate[fate].items())
+            _write_list(folder / name, text)
     return by_fate
+
+
+def _write_list(path: Path, text: str):
+    """Bring a list up to date; what is right already is left alone, so that a read-only folder can be looked through."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and text != old:
+        write_text(path, text)
+    elif not text and path.exists():
+        path.unlink()
+
+
+def open_for_reading(path: Path) -> Shard:
+    """Open a shard that other processes may be writing to; without a lock where the folder cannot be written to."""
+    return Shard(path, readonly=True, lock=os.access(path.parent, os.W_OK))
 
 
 def _open_for_writing(path: Path) -> Shard:
     if not path.exists():
         # Readers never see a file without its tables.
-        with written_whole(path) as partial:
+        with _explained(path), written_whole(path) as partial:
             partial.unlink(missing_ok=True)
             Shard(partial, map_size=INITIAL_MAP_BYTES).env.close()
-            partial.with_name(partial.name + "-lock").unlink()
+            partial.with_name(partial.name + "-lock").unlink(missing_ok=True)
+    with _explained(path):
+        os.close(os.open(path, os.O_RDWR))
     return Shard(path, map_size=INITIAL_MAP_BYTES)
 
 
@@ -167,12 +236,20 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say what to do when the disk takes no more; LMDB reports a full one as an input/output error as well."""
+    """Say what to do when the disk takes no more, cannot be written to or is gone; LMDB reports a full one as an I/O error too."""
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        free = shutil.disk_usage(path).free / 1e9
-        raise InputError(
-            f"{path}: cannot be written: {error}; {free:.2f} GB are free on that disk. What was stored before is safe: "
-            "make room and start the same command again, it continues"
-        ) from error
+        folder = path if path.is_dir() else path.parent
+        above = next(part for part in (folder, *folder.parents) if part.exists())
+        if getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM) or not os.access(above, os.W_OK):
+            message = f"read only, so nothing can be stored; extract into a copy of the dataset, or see to the rights ({error})"
+        elif above != folder:
+            message = f"the folder is gone ({error}); bring the dataset back and start the same command again"
+        else:
+            free = shutil.disk_usage(folder).free / 1e9
+            message = (
+                f"cannot be written: {error}; {free:.2f} GB are free on that disk. What was stored before is safe: "
+                "make room and start the same command again, it continues"
+            )
+        raise InputError(f"{path}: {message}") from error
