@@ -44,6 +44,20 @@ def test_titles_with_commas_and_quotes_survive(raw):
     }
 
 
+def test_a_quoted_title_may_hold_a_line_that_looks_like_an_item(raw, capsys):
+    (raw / "titles.csv").write_text('1,"Top\n10, the best"\n2,Dogs\n3,"Count:\n1,2,3\ngo"\n4,"open\n5,no "end\n')
+    assert dict(read_titles(raw / "titles.csv").rows()) == {
+        "1": "Top 10, the best",
+        "2": "Dogs",
+        "3": "Count: 1,2,3 go",
+        "4": '"open',
+        "5": 'no "end',
+    }
+    assert "2 lines look like an item but lie within the quotation marks of a title, line 2 for one in the title of item 1" in (
+        capsys.readouterr().out
+    )
+
+
 def test_titles_as_the_official_reader_takes_them(raw):
     titles = dict(read_titles(raw / "titles.csv", quoted=False).rows())
     assert titles["2"] == '"Dogs, and ""cats"""'

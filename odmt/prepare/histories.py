@@ -1,19 +1,24 @@
 """What users did, in time order: from tables of interactions and from files of a user a line."""
 
-import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.prepare.raw_files import suffix
+from odmt.prepare.raw_json import first_objects
 from odmt.prepare.raw_lines import RawLines, decoded_lines
-from odmt.prepare.raw_tables import first_rows, read_csv
-
-DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+from odmt.prepare.raw_tables import JSON, check_columns, read_csv, read_json_lines
+from odmt.prepare.times import TimeColumn, begins_with_day, is_unsure
+from odmt.prepare.typed_tables import PARQUET, read_parquet
 
 
 def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
     """Collect the interactions of each user: stable order, by time and then by row; users by their first row.
+
+    Says how many interactions of a user have equal times, since there the order of the file decides.
 
     Args:
         events: user, item, time; a row an interaction.
@@ -21,6 +26,14 @@ def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
     Returns:
         user, items (a list).
     """
+    same = events.filter(events.select("user", "time").is_duplicated())
+    if len(same):
+        print(
+            f"{len(same):,} of {len(events):,} interactions, of {same['user'].n_unique():,} users, have the time of another one "
+            "of the same user: among them the order of the file decides"
+        )
+    if repeated := len(same) - same.n_unique():
+        print(f"{repeated:,} rows repeat an earlier one: equal user, item and time, as when two exports were put together")
     return (
         events.with_row_index("row")
         .sort("time", maintain_order=True)
@@ -31,28 +44,49 @@ def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def read_events(path: Path, user: str, item: str, timestamp: str, skip_bad_lines: int = 0) -> pl.DataFrame:
-    """Read an interaction table with a header and an interaction a line.
+def read_events(
+    path: Path, user: str, item: str, timestamp: str, skip_bad_lines: int = 0, timestamp_format: str | None = None
+) -> pl.DataFrame:
+    """Read an interaction table with names of columns and an interaction a row.
 
     Args:
-        path: CSV file (.tsv: tabs).
+        path: CSV (.tsv: tabs), JSON lines or Parquet, compressed or not.
         user: column.
         item: column.
-        timestamp: column: numbers, or ISO dates all written alike.
+        timestamp: column: numbers or dates, as `TimeColumn` reads them.
         skip_bad_lines: as in `RawLines`.
+        timestamp_format: of dates that are written in another way, in the letters of strptime.
 
     Returns:
         user, item, time.
     """
-    header, *first = first_rows(path, 2)
-    time = pl.col(timestamp).str.strip_chars()
-    if first and DATE.match(dict(zip(header, first[0])).get(timestamp, "")):
-        # Dates written alike are in time order when they are in the order of the alphabet.
-        time = time.str.extract(f"({DATE.pattern}.*)")
+    columns = {"user": user, "item": item, "time": timestamp}
+    form = suffix(path)
+    times = TimeColumn(timestamp_format)
+
+    def convert(table: pl.DataFrame) -> pl.DataFrame:
+        return table.select("user", "item", times.read(table["time"]))
+
+    if form in PARQUET:
+        table = read_parquet(path, list(columns.values())).select(**{name: pl.col(column) for name, column in columns.items()})
+        times.day_first = begins_with_day(table["time"])
+        return _without_bad_rows(path, table, times, skip_bad_lines)
+    texts = [pl.col(column).alias(name) for name, column in columns.items()]
+    if form in JSON:
+        keys = list(dict.fromkeys(key for found in first_objects(path) for key in found))
+        check_columns(path, keys, list(columns.values()))
+        schema = dict.fromkeys(columns.values(), pl.String)
+
+        def read(convert, skip):
+            return read_json_lines(path, schema, skip_bad_lines=skip, convert=lambda table: convert(table.select(texts)))
     else:
-        time = time.cast(pl.Float64, strict=False)
-    columns = [pl.col(user).alias("user"), pl.col(item).alias("item"), time.alias("time")]
-    return pl.concat(read_csv(path, columns, skip_bad_lines=skip_bad_lines))
+
+        def read(convert, skip):
+            return read_csv(path, texts, skip_bad_lines=skip, convert=convert)
+
+    if not timestamp_format:
+        times.day_first = _day_first(read)
+    return pl.concat(read(convert, skip_bad_lines))
 
 
 def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
@@ -74,3 +108,31 @@ def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
         lines = [number for number, line in enumerate(decoded_lines(path), 1) if line.partition("\t")[0] == twice[0]]
         raise InputError(f"{path}, line {lines[1]}: user {twice[0]!r} stands in line {lines[0]} already; join the two lines")
     return table.with_columns(pl.col("items").str.extract_all(r"\S+"))
+
+
+def _day_first(read: Callable) -> bool | None:
+    """Whether the dates of a table, if they are like 05/06/2023, begin with the day, as far as others of them tell."""
+    for table in read(lambda table: table, sys.maxsize):
+        if not is_unsure(table["time"]):
+            return None
+        if (found := begins_with_day(table["time"])) is not None:
+            return found
+    return None
+
+
+def _without_bad_rows(path: Path, table: pl.DataFrame, times: TimeColumn, skip_bad_lines: int) -> pl.DataFrame:
+    read = table.with_columns(times.read(table["time"]))
+    bad = read.select(row=pl.any_horizontal(pl.all().is_null(), pl.col("user", "item") == "")).to_series()
+    if bad.sum() > skip_bad_lines:
+        first = bad.arg_max()
+        missing = [name for name in ("user", "item") if not table[name][first]]
+        try:
+            problem = f"no valid {missing[0]}" if missing else str(times.read(table["time"][first : first + 1]))
+        except InputError as error:
+            problem = str(error)
+        raise InputError(
+            f"{path}, row {first + 1}: {problem}; mend the file, or let --skip-bad-lines {bad.sum()} or more leave such rows out"
+        )
+    if bad.any():
+        print(f"{path}: {bad.sum()} bad rows left out, the first: row {bad.arg_max() + 1}")
+    return read.filter(~bad)

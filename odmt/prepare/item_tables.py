@@ -1,48 +1,48 @@
 """Tables of items with their texts."""
 
-import csv as csv_format
 from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.prepare.item_rows import ItemRows, read_rows
 from odmt.prepare.layout import tidy
 from odmt.prepare.raw_lines import RawLines, decoded_lines
-from odmt.prepare.raw_tables import delimiter
+from odmt.prepare.raw_tables import NAMELESS, check_columns
+
+MAX_SAMPLE = 40  # characters of a column's sample
 
 
 def read_items(path: Path, item: str, fields: list[str] | None = None, list_separator: str | None = None) -> pl.DataFrame:
-    """Read a CSV table of items; values may hold commas, quotes and line breaks.
+    """Read a table of items and say which columns make their texts; values may hold commas, quotes and line breaks.
 
     Args:
-        path: the file (.tsv: tabs).
+        path: CSV (.tsv: tabs), JSON lines or Parquet, compressed or not.
         item: column of the items' names.
-        fields: columns of their texts; without, all others.
+        fields: columns of their texts; without, all others that have a name.
         list_separator: character that is read as a blank.
 
     Returns:
         item and the fields, in the order of the file.
 
     Raises:
-        InputError: a missing column, a row of another length, an item without name or that stands twice.
+        InputError: a missing column, one that stands twice, a row of another length, an item without name or that stands twice.
     """
-    names, rows, lines = _read_rows(path)
-    fields = fields if fields is not None else [name for name in names if name != item]
-    for name in (item, *fields):
-        if name not in names:
-            raise InputError(f"{path}, line 1: no column {name!r}; its columns are {', '.join(names)}")
-    if not fields:
+    table = read_rows(path)
+    chosen = fields if fields is not None else [name for name in table.names if name != item and not NAMELESS.fullmatch(name)]
+    check_columns(path, table.names, [item, *chosen])
+    if not chosen:
         raise InputError(f"{path}, line 1: no column but {item!r}; add one with the items' texts")
-    columns = list(zip(*rows)) if rows else [()] * len(names)
-    item_ids = columns[names.index(item)]
-    check_distinct(path, zip(lines, item_ids))
+    item_ids = table.column(item)
+    check_distinct(path, zip(table.lines, item_ids), table.unit)
 
     def clean(value: str) -> str:
         return tidy(value.replace(list_separator, " ") if list_separator else value)
 
     # Numbered, since a file may call a field "item".
-    texts = {f"field_{n}": [clean(value) for value in columns[names.index(name)]] for n, name in enumerate(fields)}
+    texts = {f"field_{n}": [clean(value) for value in table.column(name)] for n, name in enumerate(chosen)}
+    _say_columns(path, table, dict(zip(chosen, texts.values())), fields is None)
     return pl.DataFrame({"item": item_ids, **texts}, schema=dict.fromkeys(["item", *texts], pl.String))
 
 
@@ -61,34 +61,28 @@ def read_tab_items(path: Path) -> pl.DataFrame:
     return pl.DataFrame([row + [""] * (width - len(row)) for row in rows], dict.fromkeys(columns, pl.String), orient="row")
 
 
-def check_distinct(path: Path, item_ids: Iterable[tuple[int, str]]):
+def check_distinct(path: Path, item_ids: Iterable[tuple[int, str]], unit: str = "line"):
     """Raise InputError for an item, given with its line, that has no name or stands twice."""
     seen: dict[str, int] = {}
     for line, name in item_ids:
         if not name:
-            raise InputError(f"{path}, line {line}: the item has no name; give it one or remove the line")
+            raise InputError(f"{path}, {unit} {line}: the item has no name; give it one or remove the {unit}")
         if name in seen:
-            raise InputError(f"{path}, line {line}: item {name!r} stands in line {seen[name]} already; remove one of the two")
+            raise InputError(f"{path}, {unit} {line}: item {name!r} stands in {unit} {seen[name]} already; remove one of the two")
         seen[name] = line
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows and the line in which each row ends."""
-    RawLines(path).head()
-    csv_format.field_size_limit(1 << 30)
-    rows, lines = [], []
-    reader = csv_format.reader(decoded_lines(path), delimiter=delimiter(path), strict=True)
-    try:
-        names = next(reader)
-        for row in reader:
-            if row and len(row) != len(names):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {len(row)} columns, expected {len(names)} as in line 1; "
-                    "put values with commas between quotes"
-                )
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv_format.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; double the quotes within quoted values") from error
-    return names, rows, lines
+def _say_columns(path: Path, table: ItemRows, texts: dict[str, list[str]], all_columns: bool):
+    samples = {name: next((value for value in values if value), "") for name, values in texts.items()}
+    shown = ", ".join(f"{name} ({_shortened(sample)!r})" for name, sample in samples.items())
+    nameless = [str(n) for n, name in enumerate(table.names, 1) if NAMELESS.fullmatch(name)]
+    left_out = f"; column {', '.join(nameless)} has no name and is left out" if nameless and all_columns else ""
+    choice = "; --text names those that are wanted" if all_columns and len(texts) > 1 else ""
+    print(f"text of the items, from {Path(path).name}: {shown}{left_out}{choice}")
+    if table.broken:
+        first, last = table.broken[0]
+        print(f"{path}: {len(table.broken)} rows go over several lines, the first one over lines {first} to {last}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SAMPLE else text[: MAX_SAMPLE - 3] + "..."

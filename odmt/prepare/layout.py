@@ -5,6 +5,7 @@ items and, where there are any, pictures.
 """
 
 import shutil
+import unicodedata
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,9 +83,12 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def tidy(text: str) -> str:
-    """Make a text fit for a field of a TSV file: no control characters, one blank for every run of white space."""
+    """Make a text fit for a field of a TSV file: no control characters, one blank for every run of white space.
+
+    What is not seen and parts no words, such as soft hyphens and zero-width characters, is taken out, as BERT does.
+    """
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " for c in text)
+        text = "".join(c if c.isprintable() else "" if unicodedata.category(c) == "Cf" else " " for c in text)
     return " ".join(text.split())
 
 

@@ -8,6 +8,7 @@ from odmt.prepare.layout import Cut, Dataset, new_folder
 from odmt.prepare.lmdb_images import LmdbImages
 from odmt.prepare.microlens import read_titles
 from odmt.prepare.pictures import find_pictures, place_pictures
+from odmt.prepare.raw_files import suffix
 
 
 def official(
@@ -36,7 +37,7 @@ def official(
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
         # As the official reader has it: in Stream's file the title is all that follows the first comma, quotes too.
-        table = read_titles(items, quoted=False) if ".csv" in Path(items).suffixes else read_tab_items(items)
+        table = read_titles(items, quoted=False) if suffix(items) == ".csv" else read_tab_items(items)
         histories = read_histories(behaviours, skip_bad_lines)
         if _is_lmdb(Path(images)):
             stored = LmdbImages(images, table["item"])

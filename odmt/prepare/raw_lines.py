@@ -1,9 +1,7 @@
-"""Raw tables of any size, plain or gzipped, read in blocks of whole lines; a line that cannot be read is named."""
+"""Raw tables of any size, plain or compressed, read in blocks of whole lines; a line that cannot be read is named."""
 
 import codecs
 import csv
-import gzip
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,35 +12,39 @@ from tqdm import tqdm
 
 from odmt.errors import InputError
 from odmt.prefetch import one_ahead
+from odmt.prepare.quoted_lines import join_lines
+from odmt.prepare.raw_files import BROKEN, opened
 
 BLOCK_BYTES = 16 << 20
-CHUNK_BYTES = 1 << 18  # that a gzip file is asked for at once
-BROKEN_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
+CHUNK_BYTES = 1 << 18  # that a compressed file is asked for at once
 
 
 class RawLines:
     """The lines of a raw file, turned into tables block by block.
 
     Args:
-        path: a text file, a row a line; gzip is recognised by its content.
+        path: a text file, a row a line; gzip and Zstandard are recognised by their content.
         skip_bad_lines: how many lines that cannot be read are left out before the file is refused; they are counted in `bad_lines`.
+        columns: of a CSV file, whose quoted values may hold line breaks: how many columns it has, and what stands between them.
     """
 
-    def __init__(self, path: Path, skip_bad_lines: int = 0):
+    unit = "line"  # what is numbered in messages
+
+    def __init__(self, path: Path, skip_bad_lines: int = 0, columns: tuple[int, str] | None = None):
         self.path = Path(path)
         self.skip_bad_lines = skip_bad_lines
+        self.columns = columns
         self.bad_lines: list[str] = []
         self.ends_early: str | None = None
-        if not self.path.is_file():
-            raise InputError(f"{path}: no such file; data/README.md tells where the raw files come from")
+        self._numbers: np.ndarray | None = None  # of the raw lines of a block's rows, where rows go over several
 
     def head(self, num_lines: int = 1) -> list[str]:
         """The first lines, or fewer of a shorter file, without their ends and without a byte order mark."""
-        try:
-            with _open(self.path) as file:
+        with opened(self.path) as (file, _):
+            try:
                 lines = [line for _ in range(num_lines) if (line := file.readline())]
-        except BROKEN_GZIP as error:
-            raise InputError(f"{self.path}, line 1: the gzip file is broken ({error}); download it again") from error
+            except BROKEN as error:
+                raise InputError(f"{self.path}, line 1: {_broken(self.path)} is broken ({error}); download it again") from error
         if not lines:
             raise InputError(f"{self.path}: the file is empty; make it or download it again")
         if b"\0" in lines[0]:
@@ -66,15 +68,16 @@ class RawLines:
 
     def _tables(self, parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         first, empty = 2 if header else 1, True
-        for block in one_ahead(self._blocks(header)):
+        for block, numbers in one_ahead(self._blocks(header)):
             block = block.removeprefix(codecs.BOM_UTF8) if first == 1 else block
             num_lines = _num_lines(block)
-            for table in self._parse(parse, block, num_lines, first, optional):
+            self._numbers = None if numbers is None else first + numbers
+            for table in self._parse(parse, block, num_lines, 0 if self._numbers is not None else first, optional):
                 empty = False
                 yield table
-            first += num_lines
+            first += num_lines if numbers is None else int(numbers[-1])
         if self.ends_early:
-            self._reject(f"line {first}: the gzip file is broken or ends early ({self.ends_early})")
+            self._reject(f"line {first}: {_broken(self.path)} is broken or ends early ({self.ends_early})")
         if empty:
             raise InputError(f"{self.path}: no row that can be read; is it the right file?")
         if self.bad_lines:
@@ -98,7 +101,10 @@ class RawLines:
             yield from self._parse(parse, upper, num_upper, first, optional)
             yield from self._parse(parse, lower, num_lines - num_upper, first + num_upper, optional)
         elif block.strip():
-            self._reject(f"line {first}: {problem}: {block[:80].decode(errors='replace').strip()!r}")
+            if self.columns and count(block, '"') % 2:
+                problem = "a quotation mark that is not closed, or a quoted value of more lines than are joined"
+            line = first if self._numbers is None else self._numbers[first]
+            self._reject(f"{self.unit} {line}: {problem}: {block[:80].decode(errors='replace').strip()!r}")
 
     def _reject(self, complaint: str):
         self.bad_lines.append(complaint)
@@ -108,20 +114,29 @@ class RawLines:
                 f"{len(self.bad_lines)} or more leave such lines out"
             )
 
-    def _blocks(self, header: bool) -> Iterator[bytes]:
+    def _blocks(self, header: bool) -> Iterator[tuple[bytes, np.ndarray | None]]:
         with (
-            _open(self.path) as file,
+            opened(self.path) as (file, below),
             tqdm(total=self.path.stat().st_size, unit="B", unit_scale=True, desc=self.path.name, delay=2) as bar,
         ):
-            compressed = getattr(file, "fileobj", file)
             if header:
                 file.readline()
-            read = self._read_gzip if isinstance(file, gzip.GzipFile) else lambda file: file.read(BLOCK_BYTES) + file.readline()
+            read = self._read_plain if file is below else self._read_compressed
             while not self.ends_early and (block := read(file)):
-                yield block
-                bar.update(compressed.tell() - bar.n)
+                yield join_lines(block, *self.columns, more=lambda: self._line(file)) if self.columns else (block, None)
+                bar.update(below.tell() - bar.n)
 
-    def _read_gzip(self, file: gzip.GzipFile) -> bytes:
+    def _line(self, file: BinaryIO) -> bytes:
+        try:
+            return file.readline()
+        except BROKEN as error:
+            self.ends_early = str(error)
+            return b""
+
+    def _read_plain(self, file: BinaryIO) -> bytes:
+        return file.read(BLOCK_BYTES) + file.readline()
+
+    def _read_compressed(self, file: BinaryIO) -> bytes:
         """A block of whole lines, of a broken file what can still be had."""
         chunks, size = [], 0
         try:
@@ -129,7 +144,7 @@ class RawLines:
                 chunks.append(chunk)
                 size += len(chunk)
             chunks.append(file.readline())
-        except BROKEN_GZIP as error:
+        except BROKEN as error:
             self.ends_early = str(error)
             whole, newline, _ = b"".join(chunks).rpartition(b"\n")
             return whole + newline
@@ -137,22 +152,20 @@ class RawLines:
 
 
 def decoded_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a small UTF-8 file, gzipped or not, with their ends."""
+    """Yield the lines of a small UTF-8 file, compressed or not, with their ends."""
     number = 0
-    try:
-        with _open(Path(path)) as file:
+    with opened(path) as (file, _):
+        try:
             for number, line in enumerate(file, 1):
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
-    except BROKEN_GZIP as error:
-        raise InputError(f"{path}, line {number + 1}: the gzip file is broken ({error}); download it again") from error
+        except UnicodeDecodeError:
+            raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
+        except BROKEN as error:
+            raise InputError(f"{path}, line {number + 1}: {_broken(path)} is broken ({error}); download it again") from error
 
 
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if gzipped else path.open("rb")
+def _broken(path: Path) -> str:
+    return "the Zstandard file" if path.suffix.lower() == ".zst" else "the gzip file"
 
 
 def _incomplete(table: pl.DataFrame, optional: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ HEADERS = ("", "users", "items", "interactions", "mean length", "density")
 def print_table1(name: str, users: int, items: int, interactions: int):
     """Print a dataset's row and, if the paper has a dataset of this name, the paper's."""
     rows = [(name, users, items, interactions, interactions / users, interactions / (users * items))]
-    for row in csv.DictReader(files("odmt.report").joinpath("paper_tables/table1_datasets.csv").open(encoding="utf-8")):
+    for row in csv.DictReader(files("odmt.prepare").joinpath("table1.csv").open(encoding="utf-8")):
         if row["dataset"] == name:
             counts = (int(row[key]) for key in ("users", "items", "interactions"))
             rows.append(("paper, Table 1", *counts, float(row["avg_user_length"]), float(row["density"])))
