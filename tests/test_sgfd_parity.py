@@ -7,14 +7,19 @@ import pytest
 import torch
 from sgfd_goldens import RESPONSE_TOLERANCE, SgfdGolden, assert_all_near, assert_near
 
-from odmt.features.extractors import PlainExtractor, SgfdExtractor
+from odmt.features.extractors import PlainExtractor, RawFeatures, SgfdExtractor
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.content import ItemContent
+from odmt.graph.edges import Edges
 from odmt.graph.models.bm3 import BM3, BM3Settings
-from odmt.graph.published import bm3_metrics, listed_hits
+from odmt.graph.models.grcn import GRCN, GRCNSettings
+from odmt.graph.models.host import Host
+from odmt.graph.models.maml import MAML, MAMLSettings
+from odmt.graph.published import GRCN_SEEN_SCORE, bm3_metrics, grcn_metrics, listed_hits, maml_metrics
 from odmt.graph.sampling import PairBatch
 
 TOLERANCE = 1e-5
+MAML_TOLERANCE = 1e-4
 
 
 @pytest.fixture
@@ -221,3 +226,240 @@ def test_bm3_lists_and_published_metrics(golden, when):
     for name, value in golden.meta["metrics"][when]["official"].items():
         metric, cutoff = name.split("@")
         assert got[f"{names[metric]}@{cutoff}"] == pytest.approx(value, rel=1e-12)
+
+
+# GRCN
+
+
+def grcn_model(golden: SgfdGolden) -> GRCN:
+    """The host of a golden with the initial weights."""
+    meta, arrays, args = golden.meta, golden.arrays, golden.args
+    sizes = meta["users"], meta["items"]
+    edges = Edges(arrays["edges.user"], arrays["edges.item"], *sizes)
+    routing = 0 if "no effect" in args["routing"] else args["num_routing"]
+    settings = GRCNSettings(golden.dim, routing, args["is_pruning"], args["weight_decay"])
+    extractor = golden.extractor() if golden.has_sgfd else PlainExtractor(golden.widths, golden.dim)
+    model = GRCN(edges, ItemContent(golden.features, golden.labels), extractor, *sizes, settings)
+    model.load_state_dict(golden.state())
+    return model
+
+
+def grcn_batch(golden: SgfdGolden, step: int) -> PairBatch:
+    arrays = golden.arrays
+    return PairBatch(*(arrays[f"batch.{part}"][step] for part in ("users", "positives")), arrays["batch.negatives"][step][:, None])
+
+
+def grcn_terms(golden: SgfdGolden, model: GRCN, batch: PairBatch) -> tuple[dict, torch.Tensor]:
+    """The official columns and the differentiable total."""
+    losses = model(batch, epoch=1)
+    reg = losses["reg"] / model.settings.reg_weight
+    columns = {"total": losses["loss"], "bpr": losses["bpr"], "reg": reg, "bpr_and_sgfd": losses["loss"] - losses["reg"]}
+    preferences = sum(table[batch.users].square().mean() for table in model.preferences.values())
+    columns |= {"reg_preference": preferences, "reg_id": reg - preferences}
+    items = torch.cat([batch.positives[:, None], batch.negatives], 1).flatten()
+    return columns | sgfd_columns(golden, model, items), losses["loss"]
+
+
+def sgfd_columns(golden: SgfdGolden, model: Host, items: torch.Tensor) -> dict[str, torch.Tensor]:
+    """SGFD's terms of the slots of a batch under their official names, without their weights."""
+    if not golden.has_sgfd:
+        return {}
+    with torch.no_grad():
+        terms = model.extractor.terms(model.content(items), model.content.labels_of(items))
+    official = {"class": "ce", "response": "kd", "feature": "fd"}
+    columns = {}
+    for name, term in terms.items():
+        kind, _, modality = name.partition("_")
+        columns[f"{official[kind]}.{modality}" if modality else name] = term
+    return columns
+
+
+@pytest.mark.official(host="grcn")
+def test_grcn_refined_graph_and_representations(golden):
+    model, arrays = grcn_model(golden), golden.arrays
+    users, items = arrays["edges.user"], arrays["edges.item"]
+    order = torch.argsort(users * golden.meta["items"] + items)  # ours: by user, then by item
+    assert torch.equal(model.edges.users, users[order])
+    user_contents, item_contents, to_users, to_items = model.refine(model.extractor(model.content()))
+    official_to_items, official_to_users = arrays["inter.edge_weight"].chunk(2)
+    if golden.args["is_pruning"]:
+        to_users, to_items = to_users.relu(), to_items.relu()
+    assert_near(to_items, official_to_items[order], TOLERANCE)
+    assert_near(to_users, official_to_users[order], TOLERANCE)
+    for modality, of_users, of_items in zip(model.extractor.modalities, user_contents, item_contents):
+        assert_near(torch.cat([of_users, of_items]), arrays[f"inter.content.{modality}"], TOLERANCE, modality)
+    representations = torch.cat(model.representations())
+    assert_near(representations[:, : golden.dim], arrays["inter.id"], TOLERANCE)
+    assert_near(representations, arrays["representation"], TOLERANCE)
+
+
+@pytest.mark.official(host="grcn")
+def test_grcn_losses_and_gradients(golden):
+    model = grcn_model(golden)
+    got, total = grcn_terms(golden, model, grcn_batch(golden, 0))
+    for name, value in golden.section("loss.").items():
+        assert_near(got[name], value, RESPONSE_TOLERANCE if name.startswith("kd") else TOLERANCE, name)
+    total.backward()
+    assert_all_near({name: p.grad for name, p in model.named_parameters()}, golden.official_gradients(), TOLERANCE)
+
+
+@pytest.mark.official(host="grcn")
+def test_grcn_trajectory_and_scores(golden):
+    model = grcn_model(golden)
+    optimizer = torch.optim.Adam(model.parameters(), lr=golden.args["l_r"])
+    for step, expected in enumerate(golden.arrays["trajectory.losses"]):
+        if step == len(golden.arrays["trajectory.losses"]) - 1:
+            stale = torch.cat(model.prepared())
+        got, total = grcn_terms(golden, model, grcn_batch(golden, step))
+        for name, value in zip(golden.meta["loss_columns"], expected, strict=True):
+            assert_near(got[name], value, RESPONSE_TOLERANCE if name.startswith("kd") else TOLERANCE, name)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert_all_near(model.state_dict(), golden.state("final.state."), TOLERANCE)
+    assert_near(torch.cat(model.prepared()), golden.arrays["final.representation"], TOLERANCE)
+    assert_near(stale, golden.arrays["final.representation_stale"], TOLERANCE)
+    assert_near(model.scores(torch.arange(golden.meta["users"])), golden.arrays["final.scores"], TOLERANCE)
+
+
+@pytest.mark.official(host="grcn")
+def test_grcn_published_metrics(golden):
+    num_users = golden.meta["users"]
+    stale = golden.arrays["final.representation_stale"]
+    for name, scores in {
+        "official": golden.arrays["final.scores"],
+        "official_stale": stale[:num_users] @ stale[num_users:].T,
+    }.items():
+        hits, counts, _ = hits_of_test_users(golden, scores, GRCN_SEEN_SCORE)
+        got = grcn_metrics(hits, counts, [5, 10, 20])
+        for cutoff, metrics in golden.meta["metrics"][name].items():
+            for metric, value in metrics.items():
+                ours = {"ndcg": "ndcg_of_hits"}.get(metric, metric)
+                assert got[f"grcn_official_{ours}@{cutoff}"] == pytest.approx(value, rel=1e-12), metric
+
+
+def hits_of_test_users(golden: SgfdGolden, scores: torch.Tensor, seen_score: float) -> tuple:
+    """Lists of 20 of the users with a test item, their numbers of test items, and of items that are not masked."""
+    seen, held_out = (torch.tensor(golden.meta[part]).T for part in ("train", "test"))
+    hits = listed_hits(scores, tuple(seen), tuple(held_out), 20, seen_score)
+    counts, masked = (rows.bincount(minlength=len(scores)).numpy() for rows in (held_out[0], seen.unique(dim=1)[0]))
+    return hits[counts > 0], counts[counts > 0], (scores.shape[1] - masked)[counts > 0]
+
+
+# MAML
+
+
+def maml_model(golden: SgfdGolden, trained: str = "all") -> MAML:
+    """The host of a golden with the initial weights."""
+    meta, args = golden.meta, golden.args
+    settings = MAMLSettings(
+        dim=golden.dim,
+        hidden_dim=args["hidden_layer_dim"],
+        margin=args["margin"],
+        projection_weight=args["feature_l2_reg"],
+        covariance_weight=args["cov_loss_weight"],
+        dropout=args["dropout_rate"],
+        attention_dropout=0.0,
+        scale=args["feature_projection_scaling_factor"],
+        clip=args["clip_norm"],
+        trained=trained,
+        summed=True,
+    )
+    content = ItemContent(golden.features, golden.labels)
+    # The original takes the text first.
+    extractor = golden.extractor() if golden.has_sgfd else RawFeatures({m: golden.widths[m] for m in ("text", "image")})
+    model = MAML(content, extractor, meta["users"], meta["items"], settings, args["batch_size"])
+    model.load_state_dict(golden.state())
+    return model
+
+
+def maml_terms(golden: SgfdGolden, model: MAML, pairs: torch.Tensor, negatives: torch.Tensor) -> tuple[dict, torch.Tensor]:
+    """The official columns, those by slot as their means, and the differentiable total."""
+    losses = model(PairBatch(*pairs.T, negatives), epoch=1)
+    columns = {"total": losses["loss"], "metric": losses["metric"]}
+    columns |= {"feature": losses["projection"], "covariance": losses["covariance"]}
+    sgfd = sgfd_columns(golden, model, torch.cat([pairs[:, 1:], negatives], 1).flatten())
+    return columns | {"ce.fusion" if name == "fusion" else name: term for name, term in sgfd.items()}, losses["loss"]
+
+
+@pytest.mark.official(host="maml")
+def test_maml_projection_attention_and_distances(golden):
+    model, arrays = maml_model(golden), golden.arrays
+    pairs, negatives = arrays["batch.pairs"], arrays["batch.negatives"]
+    slots = torch.cat([pairs[:, 1:], negatives], 1)
+    projected = model.project()
+    assert_near(projected, arrays["inter.projected"], MAML_TOLERANCE)
+    users = model.user_side(model.user_embedding(pairs[:, :1]))
+    items = model.item_side(model.item_embedding(slots), projected[slots])
+    attention, distances = model.weigh(users, items), model.distances(users, items)
+    for name, positive, negative in [
+        ("attention", attention[:, 0], attention[:, 1:]),
+        ("distance", distances[:, 0], distances[:, 1:]),
+    ]:
+        assert_near(positive, arrays[f"inter.{name}.positive"], MAML_TOLERANCE, name)
+        assert_near(negative, arrays[f"inter.{name}.negative"], MAML_TOLERANCE, name)
+
+
+@pytest.mark.official(host="maml")
+def test_maml_losses_and_gradients(golden):
+    model, arrays = maml_model(golden), golden.arrays
+    got, total = maml_terms(golden, model, arrays["batch.pairs"], arrays["batch.negatives"])
+    for name, value in golden.section("loss.").items():
+        assert_near(got[name], value.double().mean(), MAML_TOLERANCE, name)
+    (total * arrays["loss.total"].numel()).backward()  # the golden's is the gradient of the sum over the slots
+    assert_all_near({name: p.grad for name, p in model.named_parameters()}, golden.official_gradients(), MAML_TOLERANCE)
+
+
+@pytest.mark.parametrize(("trained", "name"), [("all", "all"), ("tables", "official")])
+@pytest.mark.official(host="maml")
+def test_maml_trajectories_and_scores(golden, trained, name):
+    model, arrays = maml_model(golden, trained), golden.arrays
+    # Both start from the projection of the items. Our own, since the loss between the two must then be exactly 0: Adam makes a
+    # whole step of whatever rounding leaves of its gradient.
+    with torch.no_grad():
+        model.item_embedding.weight.copy_(model.project())
+    assert_near(model.item_embedding.weight, arrays["trajectory.start.item_embedding.weight"], MAML_TOLERANCE)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=golden.args["master_learning_rate"])
+    for step, expected in enumerate(arrays[f"trajectory.{name}.losses"]):
+        got, total = maml_terms(golden, model, arrays["trajectory.pairs"][step], arrays["trajectory.negatives"][step])
+        for column, value in zip(golden.meta["loss_columns"], expected, strict=True):
+            assert_near(got[column], value, MAML_TOLERANCE, column)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        model.after_step()
+        if step == 0:
+            assert_parts_near(model, golden.state(f"trajectory.{name}.after_1."))
+    assert_parts_near(model, golden.state(f"trajectory.{name}.final."))
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed == (set(before) if trained == "all" else {"user_embedding.weight", "item_embedding.weight"})
+    assert_near(model.scores(torch.arange(golden.meta["users"])), arrays[f"scores.{name}"], MAML_TOLERANCE)
+
+
+def assert_parts_near(model: MAML, expected: dict[str, torch.Tensor]):
+    assert_all_near({name: model.state_dict()[name] for name in expected}, expected, MAML_TOLERANCE)
+
+
+@pytest.mark.official(host="maml")
+def test_maml_starts_from_its_projection(golden):
+    model = maml_model(golden)
+    start = MAML(model.content, model.extractor, golden.meta["users"], golden.meta["items"], model.settings)
+    assert torch.equal(start.item_embedding.weight, start.project())
+    assert_near(model.scores(torch.arange(golden.meta["users"])), golden.arrays["scores.initial"], MAML_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["official", "all"])
+@pytest.mark.official(host="maml")
+def test_maml_published_metrics(golden, name):
+    hits, counts, candidates = hits_of_test_users(golden, golden.arrays[f"scores.{name}"], float("-inf"))
+    got = maml_metrics(hits, counts, candidates, [5, 10, 20])
+    metrics = golden.meta["metrics"][f"after_{name}"]
+    if golden.has_sgfd:
+        for cutoff, expected in metrics["legacy"].items():
+            for metric, value in expected.items():
+                ours = {"ndcg": "ndcg_of_hits"}.get(metric, metric)
+                assert got[f"maml_official_{ours}@{cutoff}"] == pytest.approx(value, rel=1e-12), metric
+    for cutoff, expected in metrics["standard"].items():
+        for metric in ("recall", "precision"):
+            assert got[f"maml_official_{metric}@{cutoff}"] == pytest.approx(expected[metric], rel=1e-12)

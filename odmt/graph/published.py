@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GRCN_SEEN_SCORE = 1e-5  # what GRCN's evaluator gives a user's train items
+
 
 def listed_hits(
     scores: Tensor, seen: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], length: int, seen_score: float = -1e10
@@ -48,12 +50,63 @@ def bm3_metrics(hits: np.ndarray, num_held_out: np.ndarray, cutoffs: list[int]) 
         cutoffs: K; the largest is M.
     """
     assert hits.shape[1] == max(cutoffs), "lists are as long as the largest cut-off"
-    gains = 1 / np.log(np.arange(2, hits.shape[1] + 2))
-    ideal = np.concatenate([[0], gains.cumsum()])
     metrics = {}
     for cutoff in cutoffs:
         metrics[f"bm3_official_pooled_recall@{cutoff}"] = float(hits[:, :cutoff].sum() / num_held_out.sum())
-        counted = hits[:, : cutoff - 1].sum(1)
-        ndcg = np.where(counted > 0, hits @ gains / np.where(counted > 0, ideal[counted], 1), 0)
-        metrics[f"bm3_official_ndcg_of_hits@{cutoff}"] = float(ndcg.mean())
+        metrics[f"bm3_official_ndcg_of_hits@{cutoff}"] = _ndcg(hits, hits[:, : cutoff - 1].sum(1))
     return metrics
+
+
+def grcn_metrics(hits: np.ndarray, num_held_out: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
+    """What GRCN's evaluator prints, the original's too, from lists in which train items score `GRCN_SEEN_SCORE`.
+
+    Train items thus stand before every item of a negative score and take places. NDCG divides by the ideal of the hits among the
+    first K, so that it tells only how early the found ones stand. Deviation: the official evaluator sees the representations of
+    before the last step's update.
+
+    Args:
+        hits: bool [U, M].
+        num_held_out: [U], 1 at least.
+        cutoffs: K, at most M.
+    """
+    metrics = {}
+    for cutoff in cutoffs:
+        found = hits[:, :cutoff].sum(1)
+        metrics |= _shares("grcn_official", found, num_held_out, cutoff, np.full(len(found), cutoff))
+        metrics[f"grcn_official_ndcg_of_hits@{cutoff}"] = _ndcg(hits[:, :cutoff], found)
+    return metrics
+
+
+def maml_metrics(hits: np.ndarray, num_held_out: np.ndarray, num_candidates: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
+    """What SGFD's MAML copy prints; the original MAML has the standard metrics.
+
+    NDCG divides by the ideal of the hits in the *whole* list, at most K of them; precision by the items that are listed, which are
+    fewer than K where fewer candidates remain.
+
+    Args:
+        hits: bool [U, M], officially of lists of 20.
+        num_held_out: [U], 1 at least.
+        num_candidates: [U], items that are not masked.
+        cutoffs: K, at most M.
+    """
+    metrics = {}
+    for cutoff in cutoffs:
+        found = hits[:, :cutoff].sum(1)
+        metrics |= _shares("maml_official", found, num_held_out, cutoff, np.minimum(num_candidates, cutoff).clip(min=1))
+        metrics[f"maml_official_ndcg_of_hits@{cutoff}"] = _ndcg(hits[:, :cutoff], np.minimum(hits.sum(1), cutoff))
+    return metrics
+
+
+def _shares(prefix: str, found: np.ndarray, num_held_out: np.ndarray, cutoff: int, listed: np.ndarray) -> dict[str, float]:
+    return {
+        f"{prefix}_recall@{cutoff}": float((found / num_held_out).mean()),
+        f"{prefix}_precision@{cutoff}": float((found / listed).mean()),
+        f"{prefix}_hit@{cutoff}": float((found > 0).mean()),
+    }
+
+
+def _ndcg(hits: np.ndarray, ideal_hits: np.ndarray) -> float:
+    """Mean over users of the gain of their lists bool [U, M] by that of so many hits [U] at the top; 0 where there are none."""
+    gains = 1 / np.log(np.arange(2, hits.shape[1] + 2))
+    ideal = np.concatenate([[np.inf], gains.cumsum()])
+    return float((hits @ gains / ideal[ideal_hits]).mean())

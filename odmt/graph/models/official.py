@@ -25,6 +25,13 @@ _RULES = [
     (r"predictor\.(\w+)", "predictor.{0}"),
     (r"(image|text)_embedding\.weight", "content.features.{0}"),
     (r"(image|text)_trs\.(\w+)", "extractor.projections.{0}.{1}"),
+    # GRCN
+    (r"id_gcn\.id_embedding", "id_embedding"),
+    (r"([vt])_gcn\.preference", "preferences.{0}"),
+    (r"model_specific_conf", "confidence"),
+    (r"([vt])_gcn\.MLP\.(\w+)", "extractor.projections.{0}.{1}"),
+    # MAML
+    (r"(item_embedding|(?:projection|attention)\.\d)\.(\w+)", "{0}.{1}"),
 ]
 _MODALITY = {"v": "image", "t": "text"}
 
