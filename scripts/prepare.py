@@ -6,7 +6,8 @@ from odmt.prepare.csv_tables import csv
 from odmt.prepare.hm import hm
 from odmt.prepare.microlens import microlens
 from odmt.prepare.official import official
+from odmt.prepare.sgfd import sgfd
 from odmt.prepare.unfinished import finish
 
 if __name__ == "__main__":
-    run([csv, amazon, hm, microlens, official, finish])
+    run([csv, amazon, hm, microlens, official, sgfd, finish])

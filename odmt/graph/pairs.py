@@ -145,7 +145,7 @@ class Pairs:
         if not kept.any():
             raise InputError(f"{folder / 'train.tsv'}: no user has a train item; add data")
         pairs = {split: (users[kept[users]], items[kept[users]]) for split, (users, items) in pairs.items()}
-        used = np.unique(np.concatenate([items for _, items in pairs.values()]))
+        used = np.flatnonzero(np.bincount(np.concatenate([items for _, items in pairs.values()]), minlength=len(names)))
         renumbered = np.zeros(len(names), np.int64)
         renumbered[used] = np.arange(len(used))
         edges = {}

@@ -54,7 +54,7 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; --out names the folder of a dataset, data/NAME")
     old = out.is_dir() and any(out.iterdir())
-    is_dataset = any((out / name).exists() for name in ("behaviours.tsv", "unfinished"))
+    is_dataset = any((out / name).exists() for name in ("behaviours.tsv", "train.tsv", "unfinished"))
     if old and not (overwrite and is_dataset):
         remedy = "remove it, choose another name, or pass --overwrite" if is_dataset else "choose another name"
         raise InputError(f"{out}: the folder holds {'a dataset' if is_dataset else 'other files'} already; {remedy}")

@@ -1,0 +1,80 @@
+"""Datasets without an order: interactions split into train, validation and test at random, and their files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from odmt.errors import InputError
+from odmt.files import written_whole
+
+
+def hold_out(pairs: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Draw a share of each user's pairs.
+
+    Of n pairs share * n are drawn, rounded to the nearest whole number, but at least one, and one at least remains: a user with
+    one pair gives none.
+
+    Args:
+        pairs: user, item.
+        share: from 0, which draws none, to 1, exclusive.
+        seed: decides, with the order of the pairs, which are drawn.
+
+    Returns:
+        what remains and what was drawn, each in the order that it had.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"a share of {share} cannot be held out; take 0.1 for a tenth, or 0 for none")
+    drawn = pairs.with_columns(key=np.random.default_rng(seed).random(len(pairs))).select(
+        place=pl.col("key").rank("ordinal").over("user").cast(pl.Int64), count=pl.len().over("user").cast(pl.Int64)
+    )
+    wanted = (drawn["count"] * share + 0.5).floor().cast(pl.Int64).clip(1) if share else drawn["count"] * 0
+    held = drawn["place"] <= wanted.clip(upper_bound=drawn["count"] - 1)
+    return pairs.filter(~held), pairs.filter(held)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tables of a graph dataset.
+
+    Attributes:
+        train: user, item; every user has one.
+        valid: the same, perhaps none.
+        test: the same.
+        items: item and text fields, in the order that numbers the items.
+        labels: item, label; None: a dataset without categories.
+    """
+
+    train: pl.DataFrame
+    valid: pl.DataFrame
+    test: pl.DataFrame
+    items: pl.DataFrame
+    labels: pl.DataFrame | None = None
+
+    def write(self, folder: Path):
+        """Write items.tsv, labels.tsv and a file of `user<TAB>item item ...` a split, each whole or not at all."""
+        tables = {"items": self.items, "labels": self.labels, "train": _lists(self.train), "test": _lists(self.test)}
+        if len(self.valid):
+            tables["valid"] = _lists(self.valid)
+        for name, table in tables.items():
+            if table is not None:
+                write_table(folder / f"{name}.tsv", table)
+
+    def counts(self) -> dict[str, int]:
+        """Numbers of users, items, interactions by split, and categories."""
+        splits = {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)}
+        labels = {} if self.labels is None else {"labels": self.labels["label"].n_unique()}
+        total = {"users": self.train["user"].n_unique(), "items": len(self.items), "interactions": sum(splits.values())}
+        return total | splits | labels
+
+
+def write_table(path: Path, table: pl.DataFrame):
+    """Write a file of tab-separated columns without a header, whole or not at all."""
+    with written_whole(path) as partial:
+        table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
+
+
+def _lists(pairs: pl.DataFrame) -> pl.DataFrame:
+    lists = pairs.group_by("user", maintain_order=True).agg(pl.col("item").cast(pl.String))
+    return lists.select(pl.col("user").cast(pl.String), pl.col("item").list.join(" "))
