@@ -1,178 +1,47 @@
-"""The dataclass tree: the only place with defaults, types and help of everything a run can be told.
+"""Settings that every family of models shares, with types, defaults and help.
 
-The defaults are the paper's ODMT.
+A family's tree (`odmt.sequential.config`) is made of these and its own; `odmt.config_files` reads it.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from odmt.errors import InputError
 
-Source = Literal["id", "text", "image"]
 
-
-def _require(condition: bool, key: str, problem: str):
+def require(condition: bool, key: str, problem: str):
+    """Raise an `InputError` that names the key, unless the condition holds."""
     if not condition:
         raise InputError(f"config key {key}: {problem}")
 
 
 @dataclass
 class DataConfig:
-    """What is read.
+    """Which dataset is read, and where its features live; documented where a family adds its own.
 
     Attributes:
         dataset: name of the dataset's folder.
         root: folder that holds the datasets.
-        max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
-        min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
-        popularity_power: exponent of the training counts in pop(i) of Eq. 6.
-        placement: where the frozen features live: `device` (as stored, on the GPU, or in RAM on a CPU), `pinned` (page-locked
-            RAM, gathered one step ahead), `disk` (read from LMDB by threads, with a GPU one step ahead), `auto` (with a GPU the
-            first that fits; on a CPU `disk`, since the page cache is RAM that all processes share).
+        placement: `device`, `pinned`, `disk` or `auto` (`odmt.features.tables`).
         device_budget_gb: features up to this size (GB) are put on the device by `auto`.
         pinned_budget_gb: features up to this size (GB, of every process) are put into pinned RAM by `auto`.
     """
 
     dataset: str = "demo"
     root: str = "data"
-    max_seq_len: int = 12
-    min_seq_len: int = 5
-    popularity_power: float = 1.0
     placement: Literal["auto", "device", "pinned", "disk"] = "auto"
     device_budget_gb: float = 12.0
     pinned_budget_gb: float = 32.0
 
     def __post_init__(self):
-        _require(self.max_seq_len >= 2, "data.max_seq_len", f"{self.max_seq_len} is too short, take 2 or more")
-        _require(
-            self.min_seq_len >= 4,
-            "data.min_seq_len",
-            "4 at least: two targets are held out, and two items must remain to learn from",
-        )
+        pass
 
     @property
     def folder(self) -> Path:
         """The dataset's folder."""
         return Path(self.root) / self.dataset
-
-
-@dataclass
-class ModelConfig:
-    """How items and users become vectors.
-
-    Attributes:
-        dim: D, the width of item vectors and states.
-        sources: what an item is described by.
-        item_encoder: `imt` (the ID-aware Multi-modal Transformer), `transformer` (one Transformer per modality), `dnn` (two
-            layers on the CLS feature), `moe` (UniSRec's parametric-whitening adaptor on the CLS feature).
-        num_layers: Transformer layers of the item encoder (`imt`, `transformer`), and its heads, or as many as divide `dim`.
-        id_encoder: `projected` (a table as wide as the features, projected to D, then a head) or `embedding` (a table of width D).
-        id_init: what the projected ID table starts from; `concat` is the image and the text feature side by side. Default: mean.
-        id_visible_to_modalities: let text and image tokens attend to the ID token (Table 3, w/o ID mask). Default: false.
-        fusion: `separate` (a backbone and a loss per source, ODMT), `late` (a loss on the mean of the scores), `early` (one
-            backbone on the mean of the item vectors), `sum` (on their sum, UniSRec), `fdsa` (an ID and a feature stack).
-        backbone: the sequence backbone.
-        backbone_layers: Transformer layers of SASRec.
-        backbone_heads: heads of SASRec.
-        dropout: the pipeline's dropout.
-    """
-
-    dim: int = 768
-    sources: list[Source] = field(default_factory=lambda: ["id", "text", "image"])
-    item_encoder: Literal["imt", "transformer", "dnn", "moe"] = "imt"
-    num_layers: int = 2
-    id_encoder: Literal["projected", "embedding"] = "projected"
-    id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
-    id_visible_to_modalities: bool | None = None
-    fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
-    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"
-    backbone_layers: int = 2
-    backbone_heads: int = 2
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        _require(bool(self.sources), "model.sources", "name at least one of id, text, image")
-        _require(len(set(self.sources)) == len(self.sources), "model.sources", f"{self.sources} names a source twice")
-        has_id, modalities = "id" in self.sources, [source for source in self.sources if source != "id"]
-        imt = self.item_encoder == "imt"
-        for key in ("dim", "num_layers", "backbone_layers", "backbone_heads"):
-            _require(getattr(self, key) >= 1, f"model.{key}", "must be 1 or more")
-        _require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
-        if self.backbone == "sasrec":
-            _require(self.dim % self.backbone_heads == 0, "model.dim", f"{self.dim} is no multiple of backbone_heads")
-        if imt:
-            _require(
-                bool(modalities),
-                "model.item_encoder",
-                "imt needs text or image in model.sources; take `dnn` for IDs alone",
-            )
-            _require(
-                not has_id or self.id_encoder == "projected",
-                "model.id_encoder",
-                "the IMT needs the ID as a token: projected",
-            )
-        _require(
-            self.id_visible_to_modalities is None or (imt and has_id),
-            "model.id_visible_to_modalities",
-            "the ID mask exists only in the IMT with an ID source; set item_encoder=imt with id in sources, or leave it out",
-        )
-        projected = has_id and self.id_encoder == "projected"
-        _require(self.id_init is None or projected, "model.id_init", "needs id in model.sources and id_encoder=projected")
-        for init, needed in {"text": {"text"}, "image": {"image"}, "concat": {"text", "image"}}.items():
-            _require(
-                self.id_init != init or needed <= set(modalities),
-                "model.id_init",
-                f"{init} needs {sorted(needed)} in model.sources",
-            )
-        _require(self.id_init != "mean" or bool(modalities), "model.id_init", "mean needs text or image in model.sources")
-        if self.fusion == "fdsa":
-            _require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
-
-    @property
-    def needs(self) -> dict[str, Literal["tokens", "cls"]]:
-        """What the item encoder reads of each modality: all tokens or the CLS token."""
-        part = "tokens" if self.item_encoder in ("imt", "transformer") else "cls"
-        return {source: part for source in self.sources if source != "id"}
-
-    @property
-    def noisy_items(self) -> bool:
-        """Whether an item's vector is another one every time that it is encoded in training."""
-        if not self.needs:
-            return False
-        return self.item_encoder == "moe" or (self.item_encoder != "dnn" and self.dropout > 0)
-
-
-@dataclass
-class DistillationConfig:
-    """Online distillation between the sources (Eq. 7-10); in force with `model.fusion=separate`.
-
-    Attributes:
-        temperature: T.
-        ramp_up_epochs: alpha, the epochs over which the weight w rises to 1.
-        constant_weight: w in every epoch instead of the ramp-up; 0 trains the sources side by side without distillation.
-        divergence: D(teacher -> student): `cross_entropy` with soft targets (official code) or `kl` (the paper's equation).
-        detach_teacher: stop the gradient at the teacher; the official code lets it through.
-    """
-
-    temperature: float = 0.3
-    ramp_up_epochs: int = 20
-    constant_weight: float | None = None
-    divergence: Literal["cross_entropy", "kl"] = "cross_entropy"
-    detach_teacher: bool = False
-
-    def __post_init__(self):
-        _require(self.temperature > 0, "distillation.temperature", f"{self.temperature} is not positive")
-        _require(
-            self.ramp_up_epochs >= 1,
-            "distillation.ramp_up_epochs",
-            "1 at least; for a fixed weight set constant_weight",
-        )
-        _require(
-            self.constant_weight is None or self.constant_weight >= 0,
-            "distillation.constant_weight",
-            "must not be negative",
-        )
 
 
 @dataclass
@@ -188,7 +57,7 @@ class TrainConfig:
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
         device: `auto` takes the GPU where there is one.
         seed: of weights, batches and dropout.
-        patience: stop after so many epochs without a better validation recall@10; none: never.
+        patience: stop after so many epochs that bring no better metric of selection; none: never.
         test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
     """
 
@@ -204,41 +73,66 @@ class TrainConfig:
     test_curve: bool = False
 
     def __post_init__(self):
-        _require(self.epochs >= 1, "train.epochs", "must be 1 or more")
-        _require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
+        require(self.epochs >= 1, "train.epochs", "must be 1 or more")
+        require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
         for key in ("lr", "clip_norm"):
-            _require(getattr(self, key) > 0, f"train.{key}", "must be positive")
-        _require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
-        _require(self.seed >= 0, "train.seed", "must not be negative")
-        _require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")
+            require(getattr(self, key) > 0, f"train.{key}", "must be positive")
+        require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
+        require(self.seed >= 0, "train.seed", "must not be negative")
+        require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")
 
 
 @dataclass
-class Config:
-    """One training run.
+class EvaluationConfig:
+    """What is measured.
 
     Attributes:
+        cutoffs: k of the metrics.
+        metrics: what is worked out at every cut-off; the mean over users.
+    """
+
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20])
+    metrics: list[Literal["recall", "ndcg", "precision", "hit", "mrr"]] = field(default_factory=lambda: ["recall", "ndcg"])
+
+    def __post_init__(self):
+        require(
+            bool(self.cutoffs) and min(self.cutoffs, default=0) >= 1, "evaluation.cutoffs", "name cut-offs of 1 or more, [10, 20]"
+        )
+        require(bool(self.metrics), "evaluation.metrics", "name at least one, such as [recall, ndcg]")
+
+
+class RunConfig(ABC):
+    """One training run; a family's tree is a dataclass of these sections and its own.
+
+    Attributes:
+        family: of models.
         data: what is read.
-        model: how items and users become vectors.
-        distillation: how the sources teach one another.
         train: how it is trained.
+        evaluation: what is measured.
         runs: folder of all run folders; this run's is RUNS/DATASET/NAME.
         name: name of the run.
     """
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    runs: str = "runs"
-    name: str = "odmt"
+    family: str
+    data: DataConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    runs: str
+    name: str
 
     def __post_init__(self):
-        _require(
-            self.model.fusion != "separate" or len(self.model.sources) > 1 or self.distillation.constant_weight == 0,
-            "model.fusion",
-            f"distillation needs two sources, model.sources is {self.model.sources}; set model.fusion=early",
+        split, _, metric = self.selection.partition("/")
+        name, _, cutoff = metric.rpartition("/")[2].partition("@")
+        require(
+            int(cutoff) in self.evaluation.cutoffs and name in self.evaluation.metrics,
+            "evaluation",
+            f"the best epoch is chosen by {split} {name}@{cutoff}: keep {cutoff} in cutoffs and {name} in metrics",
         )
+
+    @property
+    @abstractmethod
+    def selection(self) -> str:
+        """The metric that chooses the best epoch and the best run, SPLIT/SOURCE/NAME@CUTOFF."""
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""AdamW for models with a large table of item vectors, of which a step sees a few rows."""
+"""Clipping, and AdamW, for models with a large table of item vectors, of which a step sees a few rows."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
-class RowwiseAdamW(torch.optim.AdamW):
+def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients, sparse ones too, to a norm of `max_norm` together as `clip_grad_norm_` does; returns the norm before."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        else:
+            gradients.append(parameter.grad)
+    norm = nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+class SparseGradAdamW(torch.optim.AdamW):
     """Fused AdamW that takes sparse gradients [rows of the batch] of a table too; the numbers are those of dense ones.
 
     It decays and moves every row at every step, as the official code does. But the rows that a step has not seen are zeros in a
@@ -16,19 +32,6 @@ class RowwiseAdamW(torch.optim.AdamW):
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float):
         super().__init__(parameters, lr, weight_decay=weight_decay, fused=True)
         self._buffers: dict[nn.Parameter, Tensor] = {}  # by table, zero between steps
-
-    def clip_norm(self, max_norm: float) -> Tensor:
-        """Scale all gradients down to a norm of `max_norm` together, as `clip_grad_norm_` does; returns the norm before."""
-        gradients = []
-        for parameter in self._with_gradient():
-            if parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
-                gradients.append(parameter.grad.values())
-            else:
-                gradients.append(parameter.grad)
-        norm = nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-        return norm
 
     @torch.no_grad()
     def step(self):

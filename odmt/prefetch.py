@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def one_ahead(items: Iterator[T], initialize: Callable[[], None] | None = None) -> Iterator[T]:
+def prefetch(items: Iterator[T], initialize: Callable[[], None] | None = None) -> Iterator[T]:
     """Have the next item made in another thread while this one is used.
 
     Args:

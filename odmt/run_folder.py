@@ -7,18 +7,15 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import torch
 
-from odmt.config import Config
+from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, save_config
 from odmt.errors import InputError
-from odmt.features.store import Header
 from odmt.files import write_text
 
 try:
@@ -63,7 +60,7 @@ class RunFolder:
     while the run is trained) and, with a launcher, reserved (held while it has the run).
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: RunConfig):
         self.config = config
         self.path = config.folder
         self._lock: IO | None = None
@@ -92,7 +89,7 @@ class RunFolder:
             return None
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def _started_with(self) -> Config:
+    def _started_with(self) -> RunConfig:
         return load_config([str(self.path / "config.yaml")])
 
     def check(self, resume: bool, overwrite: bool):
@@ -127,14 +124,14 @@ class RunFolder:
         if self._lock is None:
             raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or set another name=")
 
-    def open(self, overwrite: bool, encoders: Mapping[str, Header]):
-        """Note what runs where and on which features, and send the log to the folder too; to overwrite, empty the folder first."""
+    def open(self, overwrite: bool, provenance: dict):
+        """Note what runs where and on what, and send the log to the folder too; to overwrite, empty the folder first."""
         self.reserve()
         if overwrite:
             self._empty()
         (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
         save_config(self.config, self.path / "config.yaml")
-        self._write_environment(encoders)
+        self._write_environment(provenance)
         self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("odmt").addHandler(self._log)
@@ -148,10 +145,10 @@ class RunFolder:
             elif path.name not in LOCKS:
                 path.unlink()
 
-    def _write_environment(self, encoders: Mapping[str, Header]):
+    def _write_environment(self, provenance: dict):
         """Write environment.json; of a run that is continued, what it held before stays, under `before`."""
         path = self.path / "environment.json"
-        now = environment() | {"encoders": {modality: asdict(header) for modality, header in encoders.items()}}
+        now = environment() | provenance
         if path.exists():
             earlier = json.loads(path.read_text(encoding="utf-8"))
             now["before"] = [*earlier.pop("before", []), earlier]

@@ -1,12 +1,14 @@
 """Train a model and evaluate it: `python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]`.
 
-Selection is by validation recall@10 of the fused score; the test set is looked at once, with the best epoch's weights.
+Selection is by the family's metric on validation (`RunConfig.selection`); the test set is looked at once, with the best epoch's
+weights.
 """
 
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -15,20 +17,24 @@ import torch
 
 from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
 from odmt.cli import report_mistakes
-from odmt.config import Config
+from odmt.config import RunConfig
 from odmt.config_files import config_help, load_config
 from odmt.distributed import barrier, in_main, open_world
 from odmt.errors import InputError
-from odmt.features.tables import read_encoders
-from odmt.metrics import popularity_groups, summarize, summarize_groups
+from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
+from odmt.ranking import Ranks, constant_blocks, rank_held_out
 from odmt.run_folder import RunFolder
-from odmt.sequential.interactions import Interactions
-from odmt.trainer import Build, NonFiniteLossError, Trainer, build_model
+from odmt.task import Task
+from odmt.trainer import NonFiniteLossError, Trainer
 from odmt.training_curve import draw_training_curve
 
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
-SELECTION = "valid/fused/recall@10"
+MOST_POPULAR = "most popular"  # the baseline's name among the sources
+TIES_WORTH_A_WORD = 1e-3  # share of held-out items with rivals of equal score
+
+# What checkpoints of earlier versions call the same.
+RENAMED = {"odmt.trainer.build_model": "odmt.sequential.task.build_model"}
 
 
 @dataclass
@@ -40,35 +46,34 @@ class Progress:
         best_epoch: the one with the best validation.
         history: a line of metrics an epoch.
         scaler: state of the fp16 loss scaling.
-        basis: what the numbers depend on beside the configuration, by name (`Run.basis`).
+        task: state of the task beyond weights and optimizer.
+        basis: what the numbers depend on beside the configuration, by name (`Run.fingerprint`).
     """
 
     epoch: int = 0
     best_epoch: int = 0
     history: list[dict] = field(default_factory=list)
     scaler: dict = field(default_factory=dict)
+    task: dict = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 
-    def best(self) -> float:
-        """The best validation recall@10 so far."""
-        return self.history[self.best_epoch - 1][SELECTION] if self.best_epoch else -1.0
+    def best(self, selection: str) -> float:
+        """The best value so far of the metric that selects."""
+        return self.history[self.best_epoch - 1][selection] if self.best_epoch else -1.0
 
 
 class Run:
     """A trainer, the folder it leaves its results in, and how far it is."""
 
     def __init__(self, trainer: Trainer, folder: RunFolder):
-        self.trainer, self.folder = trainer, folder
+        self.trainer, self.task, self.folder = trainer, trainer.task, folder
         self.config, self.world = trainer.config, trainer.world
-        self.encoders = read_encoders(self.config.data.folder, trainer.tables)
-        self.progress = Progress(basis=self.basis())
+        self.progress = Progress(basis=self.fingerprint())
 
-    def basis(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """What the numbers depend on beside the configuration: it stays the same from a run's first epoch to its last."""
         return {
-            "interactions": self.trainer.interactions.fingerprint(),
-            **{f"{source} features": header.fingerprint() for source, header in self.encoders.items()},
-            "model": self.trainer.built_by,
+            **self.task.fingerprint(),
             "processes": str(self.world.size),
             "precision": str(self.trainer.precision.dtype).removeprefix("torch."),
         }
@@ -82,13 +87,17 @@ class Run:
         if not self.folder.last.exists():
             return
         before, now = load_metadata(self.folder.last).get("basis", {}), self.progress.basis
-        if differing := [f"{key} {before.get(key)} (now {value})" for key, value in now.items() if before.get(key) != value]:
+        before = {key: RENAMED.get(value, value) for key, value in before.items()}
+        # What an earlier version did not note cannot differ from what it noted.
+        if differing := [f"{key} {before[key]} (now {now.get(key)})" for key in before if before[key] != now.get(key)]:
             raise InputError(
                 f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back (data are now read from "
                 f"{self.config.data.folder}), --overwrite the run, or set another name="
             )
         self.progress = Progress(**load_training(self.folder.last, self.trainer.model, self.trainer.optimizer))
+        self.progress.basis = now
         self.trainer.scaler.load_state_dict(self.progress.scaler)
+        self.task.load_state_dict(self.progress.task)
         if self.world.is_main:  # the run may have been killed between the checkpoint and what follows it
             self._write_epoch()
 
@@ -117,36 +126,65 @@ class Run:
             kept = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
             raise NonFiniteLossError(f"{error}; {kept}. Try a smaller train.lr, or train.precision=fp32") from error
         trained = time.perf_counter()
-        splits = ("valid", "test") if self.config.train.test_curve else ("valid",)
-        catalogue = self.trainer.catalogue()
-        ranks = {split: self.trainer.rank(split, catalogue) for split in splits}
-        metrics = {f"{split}/{name}": value for split in splits for name, value in summarize(ranks[split]).items()}
+        scorer = self.task.scorer()
+        ranks = {split: self.trainer.rank(split, scorer) for split in self._splits()}
+        metrics = {f"{split}/{name}": value for split in ranks for name, value in self.summarize(ranks[split]).items()}
+        self._remark_ties(ranks[next(iter(ranks))], epoch)
         seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
         return {**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds}
+
+    def summarize(self, ranks: Ranks) -> dict[str, float]:
+        """The configured metrics by source."""
+        settings = self.config.evaluation
+        return summarize(ranks, settings.cutoffs, settings.metrics, ranks.offsets)
+
+    def _splits(self) -> list[str]:
+        """What is ranked after every epoch: the split that selects first."""
+        selecting = self.config.selection.partition("/")[0]
+        return list(dict.fromkeys([selecting, *(["test"] if self.config.train.test_curve else [])]))
+
+    def _remark_ties(self, ranks: Ranks, epoch: int):
+        for source, share in ranks.tied.items():
+            if share > TIES_WORTH_A_WORD:
+                log.info(
+                    "epoch %d: %.1f %% of the held-out items have rivals of equal %s score; they rank at the mean of these places",
+                    epoch,
+                    100 * share,
+                    source,
+                )
 
     def _finish_epoch(self, metrics: dict[str, float]):
         progress = self.progress
         progress.epoch += 1
         progress.history.append({"epoch": progress.epoch, **metrics})
         progress.scaler = self.trainer.scaler.state_dict()
-        if metrics[SELECTION] > progress.best():
+        progress.task = self.task.state_dict()
+        selection = self.config.selection
+        if metrics[selection] > progress.best(selection):
             progress.best_epoch = progress.epoch
         if self.world.is_main:
             save_training(self.folder.last, self.trainer.model, self.trainer.optimizer, asdict(progress))
             self._write_epoch()
             self.folder.write_scalars(progress.epoch, metrics)
+            split, source, name = selection.split("/")
+            cutoff = name.partition("@")[2]
+            shown = " ".join(f"{kind}@{cutoff} {metrics[f'{split}/{source}/{kind}@{cutoff}']:.4f}" for kind in self._shown())
             log.info(
-                "epoch %d/%d  loss %.4f  valid recall@10 %.4f ndcg@10 %.4f%s  (%.1f s + %.1f s)",
+                "epoch %d/%d  loss %.4f  %s %s%s  (%.1f s + %.1f s)",
                 progress.epoch,
                 self.config.train.epochs,
                 metrics["train/loss"],
-                metrics[SELECTION],
-                metrics["valid/fused/ndcg@10"],
+                split,
+                shown,
                 " *" if progress.best_epoch == progress.epoch else "",
                 metrics["train_seconds"],
                 metrics["valid_seconds"],
             )
         barrier(self.world)
+
+    def _shown(self) -> list[str]:
+        """The metrics of an epoch's line in the log."""
+        return self.config.evaluation.metrics[:2]
 
     def _write_epoch(self):
         """Write what follows from the checkpoint: the metrics so far, and the weights where they are the best ones."""
@@ -159,34 +197,56 @@ class Run:
         """Test the best epoch's weights, once; write the ranks, the training curve and the result."""
         weights, _ = load_tensors(self.folder.best)
         self.trainer.model.load_state_dict(weights)
-        ranks = self.trainer.rank("test")
-        targets = self.trainer.interactions.targets("test")
+        scorer = self.task.scorer()
+        ranks = self.trainer.rank("test", scorer)
+        held_out, counts = self.task.held_out("test"), self.task.train_counts()
+        groups, settings = popularity_groups(counts), self.config.evaluation
         best = self.progress.history[self.progress.best_epoch - 1]
+        split, _, metric = self.config.selection.split("/")
+        popular = {name: self.summarize(most_popular(self.task, name)) for name in dict.fromkeys([split, "test"])}
         result = {
             "best_epoch": self.progress.best_epoch,
             "epochs": self.progress.epoch,
             "seconds": sum(line["train_seconds"] + line["valid_seconds"] for line in self.progress.history),
+            "selection": self.config.selection,
             "valid": {name.removeprefix("valid/"): value for name, value in best.items() if name.startswith("valid/")},
-            "test": summarize(ranks),
-            "test_groups": summarize_groups(ranks, popularity_groups(self.trainer.interactions.train_counts())[targets]),
+            "test": self.summarize(ranks),
+            "test_users": int((np.diff(held_out.offsets) > 0).sum()),
+            "most_popular": popular,
+            "test_groups": summarize_groups(ranks, groups[held_out.items], settings.cutoffs, settings.metrics, ranks.offsets),
+            "groups": describe_groups(groups, counts),
         }
+        if published := self.task.published(scorer, "test"):
+            result["published"] = published
         if self.world.is_main:
             tensors = {f"test/{source}": torch.from_numpy(rank) for source, rank in ranks.items()}
-            tensors["test/target"] = torch.from_numpy(targets.copy())
+            tensors |= {"test/target": torch.from_numpy(held_out.items), "test/offsets": torch.from_numpy(held_out.offsets)}
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
-            draw_training_curve(self.folder.path)
+            baseline = popular[split][f"{MOST_POPULAR}/{metric}"]
+            draw_training_curve(self.folder.path, self.config.selection, {MOST_POPULAR: baseline})
             self.folder.write_result(result)
+            log.info("test, %d users:\n%s", result["test_users"], result_table(result))
         return result
 
 
-def train(config: Config, resume: bool = False, overwrite: bool = False, build: Build = build_model) -> dict:
+def most_popular(task: Task, split: str) -> Ranks:
+    """Rank the held-out items as if everybody were recommended what occurs most often in training."""
+    scores = task.train_counts().astype(np.float32)
+    scores[: task.first_item] = -np.inf
+    held_out = task.held_out(split)
+    blocks = constant_blocks(MOST_POPULAR, torch.from_numpy(scores), len(held_out.offsets) - 1, task.world)
+    return rank_held_out(blocks, held_out, lambda users: task.seen(users, split), task.world)
+
+
+def train(config: RunConfig, resume: bool = False, overwrite: bool = False, build: Callable | None = None) -> dict:
     """Run one configuration to its end, or return the result of a finished run.
 
     Args:
         config: the run.
         resume: continue a run of the same configuration from its last epoch.
         overwrite: replace a run of the same name.
-        build: makes the model; another one's is trained, validated, saved, continued and tested alike.
+        build: makes the model instead of the family's own builder, which has the same arguments
+            (`odmt.sequential.task.build_model`); such a model is trained, validated, saved, continued and tested alike.
 
     Raises:
         InputError: a mistake in configuration or data, before anything is written.
@@ -204,9 +264,9 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, build: 
             in_main(lambda: folder.check(resume, overwrite), world)  # again, now that no other process can change it
             if resume:
                 run.resume()
-            in_main(lambda: folder.open(overwrite, run.encoders), world)
+            in_main(lambda: folder.open(overwrite, run.task.provenance()), world)
             log.info("%s: %s", folder.path, run.trainer)
-            for remark in remarks(run.trainer.interactions):
+            for remark in run.task.remarks():
                 log.info(remark)
             if run.progress.epoch:
                 log.info("continuing after epoch %d", run.progress.epoch)
@@ -216,26 +276,10 @@ def train(config: Config, resume: bool = False, overwrite: bool = False, build: 
             folder.close()
 
 
-def remarks(interactions: Interactions) -> list[str]:
-    """What a reader of the metrics should know of the data."""
-    found = []
-    if repeated := interactions.num_repeated("test"):
-        found.append(
-            f"{repeated} of {interactions.num_users} test items stand in their user's own history, which is masked: they are misses"
-        )
-    longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
-    if longest < wanted:
-        found.append(
-            f"no user has more than {longest} interactions, though data.max_seq_len={interactions.max_seq_len} uses {wanted}; if "
-            f"there were more, prepare.py --last {wanted} keeps them"
-        )
-    return found
-
-
-def result_table(metrics: dict[str, float]) -> str:
-    """Metrics by source (rows) as a Markdown table."""
+def result_table(result: dict) -> str:
+    """The test metrics of a result by source (rows) as a Markdown table, those of the most popular items last."""
     rows: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
+    for name, value in {**result["test"], **result.get("most_popular", {}).get("test", {})}.items():
         source, metric = name.split("/")
         rows.setdefault(source, {})[metric] = value
     return pd.DataFrame.from_dict(rows, orient="index").to_markdown(floatfmt=".4f")
@@ -244,15 +288,19 @@ def result_table(metrics: dict[str, float]) -> str:
 def main(args: list[str]) -> int:
     """The command line; returns the exit status."""
     if {"-h", "--help"} & set(args):
-        print(config_help(), end="")
+        print(config_help([arg for arg in args if arg not in ("-h", "--help")]), end="")
         return 0
     flags = {"--resume", "--overwrite"}
     is_main = int(os.environ.get("RANK", 0)) == 0
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr)
-    result = train(load_config([arg for arg in args if arg not in flags]), "--resume" in args, "--overwrite" in args)
+    config = load_config([arg for arg in args if arg not in flags])
+    result = train(config, "--resume" in args, "--overwrite" in args)
     if is_main:
-        print(f"test metrics of epoch {result['best_epoch']}, the best of {result['epochs']} by validation recall@10:")
-        print(result_table(result["test"]))
+        best = f"epoch {result['best_epoch']}, the best of {result['epochs']} by {chosen_by(config.selection)}"
+        print(f"test metrics of {best}:")
+        print(result_table(result))
+        for name, value in result.get("published", {}).items():
+            print(f"{name}: {value:.4f}")
     return 0
 
 

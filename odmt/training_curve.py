@@ -1,4 +1,4 @@
-"""The course of a run as a picture: its losses, and the validation recall of every source."""
+"""The course of a run as a picture: its losses, and the metric that selects, of every source."""
 
 import json
 from collections.abc import Mapping
@@ -9,35 +9,37 @@ from matplotlib.figure import Figure
 
 from odmt.files import written_whole
 
-METRIC = "recall@10"
 COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
 
-def draw_training_curve(run: Path, baselines: Mapping[str, float] = MappingProxyType({})) -> Path:
+def draw_training_curve(run: Path, selection: str, baselines: Mapping[str, float] = MappingProxyType({})) -> Path:
     """Draw RUN/training_curve.png from RUN/metrics.jsonl and return its path.
 
     Args:
         run: folder of the run.
-        baselines: validation recall@10 of models without training by their names, drawn as lines.
+        selection: the metric that is drawn, for every source, as SPLIT/SOURCE/METRIC.
+        baselines: its values for models without training by their names, drawn as lines.
     """
+    split, _, metric = selection.split("/")
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     epochs = [line["epoch"] for line in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, recall = figure.subplots(1, 2)
-    parts = [name.removeprefix("train/") for name in history[0] if name.startswith(("train/ce_", "train/distillation"))]
+    parts = [name.removeprefix("train/") for name in history[0] if name.startswith("train/") and name != "train/loss"]
     for name in parts:
         colour = COLOURS.get(name.removeprefix("ce_"))
         losses.plot(epochs, [line[f"train/{name}"] for line in history], label=name, color=colour)
     losses.set(title="training losses", xlabel="epoch")
-    suffix = f"/{METRIC}"
-    for name in (name for name in history[0] if name.startswith("valid/") and name.endswith(suffix)):
-        source = name.removeprefix("valid/").removesuffix(suffix)
+    prefix, suffix = f"{split}/", f"/{metric}"
+    for name in (name for name in history[0] if name.startswith(prefix) and name.endswith(suffix)):
+        source = name.removeprefix(prefix).removesuffix(suffix)
         width = 2.5 if source == "fused" else 1.2
         recall.plot(epochs, [line[name] for line in history], label=source, color=COLOURS.get(source), linewidth=width)
     for name, value in baselines.items():
         recall.axhline(value, color="grey", linestyle="--", label=name)
-    recall.set(title=f"validation {METRIC}", xlabel="epoch", ylim=(0, None))
+    recall.set(title=f"{'validation' if split == 'valid' else split} {metric}", xlabel="epoch", ylim=(0, None))
     for axes in (losses, recall):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False)
     path = run / "training_curve.png"

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from odmt.config import DistillationConfig
 from odmt.features.items import Tokens
 from odmt.features.tables import gather_features
 from odmt.sequential.batches import Batch, train_batch
+from odmt.sequential.config import DistillationConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import Objective
 from odmt.sequential.models.imt import IdAwareMultimodalTransformer

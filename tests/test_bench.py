@@ -12,10 +12,10 @@ from odmt.bench.measure import interleave, peak_bytes
 from odmt.bench.official import OfficialODMT, rank_users
 from odmt.bench.results import Measurement
 from odmt.bench.synthetic import COUNTS, TEXT_TOKENS, synthetic_interactions, text_lengths
-from odmt.config import ModelConfig
-from odmt.evaluate import rank_targets
-from odmt.metrics import OUT_OF_REACH
+from odmt.ranking import OUT_OF_REACH
+from odmt.sequential.config import ModelConfig
 from odmt.sequential.models.official import official_name
+from odmt.sequential.scoring import rank_targets
 
 FIELDS = {"name", "ratio", "seconds", "baseline_seconds", "peak_bytes", "baseline_peak_bytes", "settings"}
 CPU = torch.device("cpu")

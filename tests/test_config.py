@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from odmt.config import Config, DistillationConfig, ModelConfig
 from odmt.config_files import config_help, flatten, load_config, save_config, valid_keys
 from odmt.errors import InputError
+from odmt.sequential.config import Config, DistillationConfig, ModelConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

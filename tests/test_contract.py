@@ -11,16 +11,16 @@ import torch.multiprocessing as mp
 from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors, save_tensors
-from odmt.config import Config
 from odmt.config_files import load_config
 from odmt.distributed import World, open_world
 from odmt.errors import InputError
-from odmt.evaluate import encode_catalogue
 from odmt.features.items import Items, to_device
 from odmt.features.tables import gather_features
 from odmt.report.rows import ROWS, Row
 from odmt.sequential.batches import Sequences
+from odmt.sequential.config import Config
 from odmt.sequential.losses import fuse
+from odmt.sequential.scoring import encode_catalogue
 from odmt.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -63,7 +63,7 @@ def trainer_of(row: Row, root: Path, *overrides: str, world: World = ALONE, data
 
 
 def catalogue_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return encode_catalogue(trainer.model, trainer.tables, NUM_ITEMS, ALONE, trainer.precision)
+    return encode_catalogue(trainer.model, trainer.task.tables, NUM_ITEMS, ALONE, trainer.precision)
 
 
 def states_of(trainer: Trainer, sequences: list[list[int]]) -> list[dict[str, torch.Tensor]]:
@@ -90,7 +90,7 @@ def test_learns_a_fixed_succession(row, data):
 @EVERY_MODEL
 def test_ranks_the_full_catalogue(row, data):
     trainer = trainer_of(row, data)
-    catalogue, interactions = catalogue_of(trainer), trainer.interactions
+    catalogue, interactions = catalogue_of(trainer), trainer.task.interactions
     users = np.arange(interactions.num_users)
     history, lengths = interactions.histories(users, "test")
     last = np.split(interactions.inputs(users, "test")[0], len(users))
@@ -141,7 +141,7 @@ def test_ignores_padding(row, data):
     with torch.no_grad():
         one, both = (
             trainer.model.encode_items(
-                to_device(Items(numbers, gather_features(trainer.tables, numbers)), torch.device("cpu"), torch.float32)
+                to_device(Items(numbers, gather_features(trainer.task.tables, numbers)), torch.device("cpu"), torch.float32)
             )
             for numbers in (torch.tensor([3]), torch.tensor([2, 3]))
         )

@@ -13,7 +13,7 @@ from PIL import Image
 from odmt.demo import dataset as generator
 from odmt.demo.dataset import SHADES, Catalogue, histories, make_demo
 from odmt.demo.drawings import CATEGORIES, PATTERNS, draw_product, silhouette
-from odmt.demo.run import demo, most_popular_ranks
+from odmt.demo.run import demo
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.item_table import read_items
 from odmt.sequential.interactions import Interactions
@@ -147,15 +147,6 @@ def test_the_checkpoints_are_read_like_real_ones_and_know_every_word(folder):
     image = ImageEncoder(str(folder / "encoders" / "clip"), torch.device("cpu"))
     assert image.header.max_tokens == 17
     assert image.header.width == text.header.width
-
-
-def test_most_popular_ranks_agree_with_counting(interactions):
-    ranks = most_popular_ranks(interactions, "test")
-    counts, targets = interactions.train_counts(), interactions.targets("test")
-    for user in (0, 7, 1999):
-        window = interactions.items[interactions.offsets[user] : interactions.offsets[user + 1]]
-        others = np.setdiff1d(np.arange(1, interactions.num_items + 1), window)
-        assert ranks[user] == 1 + (counts[others] > counts[targets[user]]).sum()
 
 
 def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeypatch, capsys):

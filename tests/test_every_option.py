@@ -55,9 +55,12 @@ CHANGES = {
     "train.seed": Change("2"),
     "train.patience": Change("1", ("train.lr=1e-12", "train.epochs=3")),
     "train.test_curve": Change("true"),
+    "evaluation.cutoffs": Change("[10]"),
+    "evaluation.metrics": Change("[recall,ndcg,mrr]"),
 }
 # What decides where a run lies, not what it computes.
 NAMES = {"runs": "runs2", "name": "another"}
+FAMILY = "family"  # another one has other keys
 # What only a machine with a GPU can show in a whole run.
 PLACES = {"data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
 
@@ -93,7 +96,7 @@ def observe(root, arguments, monkeypatch):
 
 
 def test_every_key_is_tried():
-    assert CHANGES.keys() | NAMES.keys() | PLACES == set(valid_keys())
+    assert CHANGES.keys() | NAMES.keys() | PLACES | {FAMILY} == set(valid_keys())
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def test_placement(root, arguments):
     kinds = {}
     for placement in ("disk", "device"):
         config.data.placement = placement
-        kinds[placement] = type(load_features(config.data, interactions, {"text": "tokens"}, torch.device("cpu"))["text"])
+        kinds[placement] = type(load_features(config.data, interactions.item_ids, {"text": "tokens"}, torch.device("cpu"))["text"])
     assert kinds["disk"] is not kinds["device"]
     with pytest.raises(InputError, match=r"data.placement=pinned speeds up copies to a GPU"):
         _choose(load_config(["data.placement=pinned"]).data, 1.0, torch.device("cpu"))

@@ -12,17 +12,17 @@ import odmt.sequential.losses as losses_module
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
 from odmt.bench.trainers import padded_tokens
-from odmt.config import DistillationConfig, ModelConfig
 from odmt.distributed import World
-from odmt.evaluate import encode_catalogue, rank_targets
 from odmt.features import items as items_module
 from odmt.features.items import to_device
 from odmt.features.tables import count_tokens, gather_features
 from odmt.precision import Precision
 from odmt.sequential.batches import train_batch
+from odmt.sequential.config import DistillationConfig, ModelConfig
 from odmt.sequential.losses import Objective, ramp_up
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.official import official_name
+from odmt.sequential.scoring import encode_catalogue, rank_targets
 
 CPU = torch.device("cpu")
 MAX_SEQ_LEN = 6
@@ -76,7 +76,7 @@ def compare_step(fast, oracle, tables, interactions, temperature: float, share_r
     batch.items.features = gather_features(tables, batch.items.numbers)
     batch = to_device(batch, CPU, torch.float64)
     objective = Objective(log_popularity, False, DistillationConfig(temperature=temperature))
-    got = objective(*fast(batch), batch, EPOCH)
+    got = objective(*fast.encode(batch), batch, EPOCH)
     got["loss"].backward()
 
     numbers = left_padded(*interactions.histories(users, "train"), MAX_SEQ_LEN + 1)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from odmt.config import DistillationConfig
 from odmt.sequential.batches import train_batch
+from odmt.sequential.config import DistillationConfig
 from odmt.sequential.losses import (
     Objective,
     candidates_of_rows,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from odmt.config import Config
 from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
+from odmt.sequential.config import Config
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.gru4rec import GRU4Rec
 from odmt.sequential.models.imt import IdAwareMultimodalTransformer

@@ -10,10 +10,10 @@ from goldens import SOURCES
 
 from odmt.distributed import World
 from odmt.errors import InputError
-from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.metrics import OUT_OF_REACH
 from odmt.precision import Precision
+from odmt.ranking import OUT_OF_REACH
 from odmt.sequential.models.official import load_official
+from odmt.sequential.scoring import encode_catalogue, rank_targets
 
 WORLD, PRECISION = World(0, 1, torch.device("cpu")), Precision("cpu", torch.float32)
 

@@ -12,17 +12,17 @@ import torch
 from goldens import SOURCES, Golden
 from torch import Tensor
 
-from odmt.config import ModelConfig
 from odmt.distributed import World
-from odmt.evaluate import encode_catalogue, rank_targets
-from odmt.metrics import OUT_OF_REACH
-from odmt.optimizer import RowwiseAdamW
+from odmt.optimizer import SparseGradAdamW, clip_norm
 from odmt.precision import Precision
+from odmt.ranking import OUT_OF_REACH
+from odmt.sequential.config import ModelConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import candidates_of_rows, in_batch_logits
 from odmt.sequential.models.builder import initial_id_table
 from odmt.sequential.models.official import official_name
 from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.scoring import encode_catalogue, rank_targets
 
 TOLERANCE = 1e-4
 NEGLIGIBLE = 1e-6  # a gradient so much smaller than the largest is zero but for rounding
@@ -43,7 +43,7 @@ def assert_close(got: Tensor, expected: Tensor, negligible: float = 0.0, what: s
 def losses_of(golden: Golden, model: Recommender, item_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The sum, the cross-entropies and the weighted distillation of a batch."""
     batch = golden.batch(item_ids)
-    losses = golden.objective()(*model(batch), batch, golden.meta["epoch"])
+    losses = golden.objective()(*model.encode(batch), batch, golden.meta["epoch"])
     return losses["loss"], sum(losses[f"ce_{source}"] for source in SOURCES), losses["distillation"]
 
 
@@ -73,7 +73,7 @@ def test_logits(golden):
     log_counts = candidates_of_rows(batch.candidates.float().log(), users, batch.targets)
     columns = torch.searchsorted(numbers, item_ids.flatten()).clamp(max=len(numbers) - 1)  # distinct item of a position
     with torch.no_grad():
-        states, vectors = model(batch)
+        states, vectors = model.encode(batch)
         for source in SOURCES:
             expected = golden.arrays[f"logits.{source}"]
             unmasked = expected > -1e3
@@ -98,13 +98,13 @@ def test_losses_and_gradients(golden):
 def test_trajectory(golden):
     model = golden.model()
     model.item_encoder.id_table.sparse = True
-    optimizer = RowwiseAdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    optimizer = SparseGradAdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     got = []
     for _, item_ids in sorted(golden.section("trajectory.batch.").items()):
         optimizer.zero_grad(set_to_none=True)
         loss, cross_entropy, distillation = losses_of(golden, model, item_ids)
         loss.backward()
-        norm = optimizer.clip_norm(5)
+        norm = clip_norm(model.parameters(), 5)
         optimizer.step()
         got.append([cross_entropy.item(), distillation.item(), norm.item()])
     expected = golden.arrays["trajectory.losses"]

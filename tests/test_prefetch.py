@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from odmt.prefetch import one_ahead
+from odmt.prefetch import prefetch
 
 
 def test_all_come_in_order_each_made_while_the_one_before_is_used():
@@ -15,7 +15,7 @@ def test_all_come_in_order_each_made_while_the_one_before_is_used():
             made[number].set()
             yield number
 
-    for number in (ahead := one_ahead(items(), lambda: threads.append(threading.current_thread()))):
+    for number in (ahead := prefetch(items(), lambda: threads.append(threading.current_thread()))):
         if number < 3:
             assert made[number + 1].wait(timeout=10)
         assert not any(event.is_set() for event in made[number + 2 :])
@@ -29,7 +29,7 @@ def test_what_goes_wrong_in_the_thread_is_raised():
         yield 1
         raise ValueError("broken")
 
-    ahead = one_ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="broken"):
         next(ahead)

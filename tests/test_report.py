@@ -43,7 +43,7 @@ def cells_of(target: str, request: Request):
 def finish(trial, valid: float, test: float, groups: dict | None = None):
     """Put a finished run in a trial's folder."""
     folder = RunFolder(config_of(trial))
-    folder.open(overwrite=True, encoders={})
+    folder.open(overwrite=True, provenance={})
     folder.close()
     metrics = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20)]
     test = {f"fused/{metric}": test for metric in metrics}

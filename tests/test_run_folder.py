@@ -26,7 +26,7 @@ def test_a_new_folder_is_free(folder, tmp_path):
 @pytest.mark.parametrize("key", ["data.placement=disk", "train.device=cpu", "data.root=moved"])
 def test_a_run_may_be_continued_in_another_place(folder, key):
     started = folder()
-    started.open(overwrite=False, encoders={})
+    started.open(overwrite=False, provenance={})
     started.close()
     assert key.partition("=")[0] in FREE_KEYS
     folder(key).check(resume=True, overwrite=False)
@@ -34,7 +34,7 @@ def test_a_run_may_be_continued_in_another_place(folder, key):
 
 def test_a_run_is_not_continued_with_other_settings(folder):
     started = folder("train.lr=0.5")
-    started.open(overwrite=False, encoders={})
+    started.open(overwrite=False, provenance={})
     started.close()
     with pytest.raises(InputError, match=r"started with model.dim=768 \(now 64\), train.lr=0.5 \(now 0.0001\); --overwrite it"):
         folder("model.dim=64").check(resume=True, overwrite=False)
@@ -48,7 +48,7 @@ def test_continuing_and_replacing_are_not_asked_for_at_once(folder):
 
 def test_a_run_may_be_continued_for_more_epochs_but_not_for_fewer(folder):
     started = folder("train.epochs=5")
-    started.open(overwrite=False, encoders={})
+    started.open(overwrite=False, provenance={})
     started.write_result({"epochs": 5})
     started.close()
     folder("train.epochs=6").check(resume=True, overwrite=False)
@@ -64,7 +64,7 @@ def test_free_keys_exist():
 
 def test_metrics_are_written_anew(folder):
     run = folder()
-    run.open(overwrite=False, encoders={})
+    run.open(overwrite=False, provenance={})
     run.close()
     run.write_metrics([{"epoch": 1, "train/loss": 0.5}])
     run.write_metrics([{"epoch": 1, "train/loss": 0.5}, {"epoch": 2, "train/loss": 0.25}])

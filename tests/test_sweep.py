@@ -100,7 +100,7 @@ def table_rows(text: str) -> list[list[str]]:
 
 def result(recall: float, test: float = 0.5) -> dict:
     """A result.json with one value in all validation metrics and one in all test metrics."""
-    metrics = [f"fused/{metric}@{k}" for metric in ("recall", "ndcg") for k in (10, 20)]
+    metrics = [f"fused/{metric}@{k}" for k in (10, 20) for metric in ("recall", "ndcg")]
     both = {"valid": dict.fromkeys(metrics, recall), "test": dict.fromkeys(metrics, test)}
     return {"best_epoch": 3, "epochs": 5, "seconds": 75.0, **both}
 
@@ -344,14 +344,14 @@ def test_table_is_sorted_by_validation_and_shows_the_test_metrics_of_the_chosen_
     queue.claim()
     folder = Path("runs/ring")
     names = ["odmt,lr-0.2", "odmt,lr-0.3", "odmt,lr-0.1", "odmt,lr-0.4"]
-    text = summary(queue.newest(), folder)
+    text = summary(queue.newest(), folder, "valid/fused/recall@10")
     rows = table_rows(text)
     assert [row[0] for row in rows] == names
     assert rows[0] == [names[0], "finished", "0.7500", "0.7500", "0.7500", "0.7500", "3", "5", "0:01:15"]
     assert rows[3][1].startswith("running on ")
     assert "test" not in text
     queue.fail(names[3], "because")
-    text = summary(queue.newest(), folder)
+    text = summary(queue.newest(), folder, "valid/fused/recall@10")
     assert [row[0] for row in table_rows(text)] == names
     assert text.endswith(
         "chosen by validation recall@10: odmt,lr-0.2; its test metrics: "

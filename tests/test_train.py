@@ -1,6 +1,7 @@
 """Training runs: what they leave behind, how they are interrupted, continued and refused. Killed processes are real ones."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -14,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from odmt.checkpoint import load_tensors
+from odmt.checkpoint import load_tensors, save_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
+from odmt.features.store import Header, Record
+from odmt.features.writer import FeatureWriter
 from odmt.metrics import summarize
 from odmt.run_folder import RunFolder
 from odmt.sequential.interactions import Interactions
-from odmt.train import Run, main, remarks, train
-from odmt.trainer import NonFiniteLossError, Trainer, build_model
+from odmt.sequential.task import build_model, remarks
+from odmt.train import Run, main, most_popular, train
+from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
 PATIENCE = 120  # seconds that a process may take
@@ -185,9 +189,9 @@ def test_the_result_is_the_best_epochs(finished):
     saved = load_tensors(folder / "ranks.safetensors")[0]
     for source, rank in ranks.items():
         np.testing.assert_array_equal(saved[f"test/{source}"], rank)
-    np.testing.assert_array_equal(saved["test/target"], trainer.interactions.targets("test"))
+    np.testing.assert_array_equal(saved["test/target"], trainer.task.interactions.targets("test"))
     assert result["test"] == summarize(ranks)
-    assert sum(group["users"] for group in result["test_groups"].values()) == trainer.interactions.num_users
+    assert sum(group["users"] for group in result["test_groups"].values()) == trainer.task.interactions.num_users
 
 
 def test_the_test_set_is_looked_at_once(arguments, monkeypatch):
@@ -213,7 +217,7 @@ def test_the_command_prints_the_test_metrics(finished, capsys):
     title, header, _, *rows = capsys.readouterr().out.splitlines()
     assert title == f"test metrics of epoch {result['best_epoch']}, the best of 9 by validation recall@10:"
     assert header.split("|")[2].strip() == "recall@10"
-    assert [row.split("|")[1].strip() for row in rows] == ["fused", "id", "text", "image"]
+    assert [row.split("|")[1].strip() for row in rows] == ["fused", "id", "text", "image", "most popular"]
     assert float(rows[0].split("|")[2]) == pytest.approx(result["test"]["fused/recall@10"], abs=1e-4)
 
 
@@ -245,6 +249,15 @@ def test_a_run_is_not_continued_on_other_data(arguments, tmp_path):
     assert (tmp_path / "ring" / "run" / "result.json").read_bytes() == before
 
 
+TEXT_HEADER = Header("text", "random numbers", "none", "none", 12, 4, "none")  # of the ring
+
+
+def write_text_features(folder: Path, header: Header, source: str):
+    items = [str(item) for item in range(1, 32)]
+    with FeatureWriter(folder, header) as writer:
+        writer.add({item: np.ones((2, 12), np.float16) for item in items}, {item: Record(source) for item in items})
+
+
 def test_a_run_is_not_continued_on_other_features(arguments, tmp_path):
     config = load_config(arguments("train.epochs=2"))
     train(config)
@@ -252,11 +265,15 @@ def test_a_run_is_not_continued_on_other_features(arguments, tmp_path):
     assert {modality: made["weights"] for modality, made in noted.items()} == {"text": "none", "image": "none"}
     moved = tmp_path / "moved"
     shutil.copytree(config.data.folder, moved / "ring")
-    header = moved / "ring" / "features" / "text" / "header.json"
-    header.write_text(header.read_text().replace('"weights": "none"', '"weights": "others"'))
+    text = moved / "ring" / "features" / "text"
+    shutil.rmtree(text)
     longer = load_config(arguments("train.epochs=3", f"data.root={moved}"))
-    with pytest.raises(InputError, match=r"trained with other text features \w+ \(now \w+\); bring that back"):
-        train(longer, resume=True)
+    others = {"content": (TEXT_HEADER, "another text"), "features": (dataclasses.replace(TEXT_HEADER, weights="others"), "none")}
+    for differing, (header, source) in others.items():
+        write_text_features(text, header, source)
+        with pytest.raises(InputError, match=rf"trained with other text {differing} \w+ \(now \w+\); bring that back"):
+            train(longer, resume=True)
+        shutil.rmtree(text)
     train(load_config(arguments("train.epochs=3")), resume=True)
     again = json.loads((config.folder / "environment.json").read_text())
     assert [start["encoders"] for start in (*again["before"], again)] == [noted, noted]
@@ -319,7 +336,7 @@ def test_a_run_is_continued_with_the_model_that_it_began_with(arguments):
         return build_model(*args)
 
     train(load_config(arguments()), build=build)
-    with pytest.raises(InputError, match=r"trained with other model test_train.*build \(now odmt.trainer.build_model\)"):
+    with pytest.raises(InputError, match=r"trained with other model test_train.*build \(now odmt.sequential.task.build_model\)"):
         train(load_config(arguments("train.epochs=4")), resume=True)
     assert train(load_config(arguments("train.epochs=4")), resume=True, build=build)["epochs"] == 4
 
@@ -396,7 +413,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments, tmp_path):
     """The step, the batch and the losses are told, and the last good checkpoint stays as it is."""
     config = load_config(arguments())
     run = Run(Trainer.load(config, ALONE), RunFolder(config))
-    run.folder.open(overwrite=False, encoders={})
+    run.folder.open(overwrite=False, provenance={})
     config.train.epochs = 1
     run.fit()
     last = tmp_path / "ring" / "run" / "last.safetensors"
@@ -443,3 +460,32 @@ def test_missing_features_name_the_command(arguments, ring_root, tmp_path):
     with pytest.raises(InputError, match=r"features/image: the dataset has no image features; make them with: python scripts/"):
         train(load_config(arguments(f"data.root={tmp_path / 'data'}")))
     train(load_config(arguments(f"data.root={tmp_path / 'data'}", "model.sources=[id,text]", "model.id_init=text")))
+
+
+def test_the_most_popular_items_are_the_baseline(finished):
+    """Ranked as any model: by how often they occur in training, the history masked, ties at their mean place."""
+    args, folder = finished
+    task = Trainer.load(load_config(args), ALONE).task
+    interactions, counts = task.interactions, task.interactions.train_counts()
+    ranks = most_popular(task, "test")["most popular"]
+    targets = interactions.targets("test")
+    for user in range(interactions.num_users):
+        history = interactions.histories(np.array([user]), "test")[0]
+        others = np.setdiff1d(np.arange(1, interactions.num_items + 1), [*history, targets[user]])
+        higher, equal = (counts[others] > counts[targets[user]]).sum(), (counts[others] == counts[targets[user]]).sum()
+        assert ranks[user] == 1 + higher + equal / 2
+    result = json.loads((folder / "result.json").read_text())
+    assert result["most_popular"]["test"] == summarize({"most popular": ranks})
+    assert result["test_users"] == interactions.num_users
+    assert result["groups"].keys() >= result["test_groups"].keys()
+
+
+def test_a_run_of_an_earlier_version_goes_on(arguments, tmp_path):
+    """Its checkpoint calls the builder by its old place, and notes less."""
+    train(load_config(arguments("train.epochs=2")))
+    last = tmp_path / "ring" / "run" / "last.safetensors"
+    tensors, progress = load_tensors(last)
+    progress["basis"] |= {"model": "odmt.trainer.build_model"}
+    del progress["task"], progress["basis"]["text features"]
+    save_tensors(last, tensors, progress)
+    assert train(load_config(arguments("train.epochs=3")), resume=True)["epochs"] == 3

@@ -17,8 +17,8 @@ EPOCH = 3
 def first_batch(trainer: Trainer, rank: int, size: int) -> Batch:
     """The first batch that process `rank` of `size` sees."""
     train = trainer.config.train
-    users = next(epoch_users(trainer.interactions.num_users, train.batch_size, train.seed, EPOCH, rank, size))
-    return next(trainer.batches([users]))
+    users = next(epoch_users(trainer.task.interactions.num_users, train.batch_size, train.seed, EPOCH, rank, size))
+    return next(trainer.task.build_batches([users]))
 
 
 def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -13,12 +13,12 @@ from odmt.bench.measure import choose_device, compare
 from odmt.bench.official import OfficialODMT, rank_users
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, Shape, synthetic_interactions
-from odmt.config import ModelConfig
 from odmt.distributed import World
-from odmt.evaluate import rank_targets
+from odmt.sequential.config import ModelConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.scoring import rank_targets
 
 SOURCES = ("id", "text", "image")
 WIDTHS = dict.fromkeys(SOURCES, 8)  # of features, which are not needed here

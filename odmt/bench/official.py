@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odmt.config import ModelConfig
+from odmt.sequential.config import ModelConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.official import official_name
 

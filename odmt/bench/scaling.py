@@ -15,8 +15,9 @@ from odmt.bench.measure import choose_device, in_fresh_process, memory_now, memo
 from odmt.bench.results import Measurement, print_table, write_json
 from odmt.bench.synthetic import COUNTS, POOL, WIDTH, Counts, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, TrainingData
-from odmt.config import Config, ModelConfig, TrainConfig
+from odmt.config import TrainConfig
 from odmt.distributed import World
+from odmt.sequential.config import Config, ModelConfig
 
 ARTS = COUNTS["arts"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from odmt.bench.measure import choose_device, process_memory
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
-from odmt.config import Config, DataConfig, ModelConfig
 from odmt.distributed import World
+from odmt.sequential.config import Config, DataConfig, ModelConfig
 from odmt.trainer import Trainer
 
 
@@ -22,8 +22,8 @@ def start(root: str, dim: str, placement: str, device: str):
     world = World(0, 1, choose_device(device))
     config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=int(dim)))
     trainer = Trainer.load(config, world)
-    next(trainer.batches([np.arange(min(128, trainer.interactions.num_users))]))
-    print(process_memory("RssAnon"), trainer.interactions.num_items)
+    next(trainer.task.build_batches([np.arange(min(128, trainer.task.interactions.num_users))]))
+    print(process_memory("RssAnon"), trainer.task.interactions.num_items)
 
 
 def startup(

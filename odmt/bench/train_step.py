@@ -11,8 +11,9 @@ from odmt.bench.measure import choose_device, compare
 from odmt.bench.results import report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer, TrainingData
-from odmt.config import Config, ModelConfig, TrainConfig
+from odmt.config import TrainConfig
 from odmt.distributed import World
+from odmt.sequential.config import Config, ModelConfig
 
 
 @dataclass

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from odmt.bench.official import OfficialODMT, left_padded, losses, rank_users
 from odmt.bench.synthetic import SyntheticTable
-from odmt.config import Config
 from odmt.distributed import World
 from odmt.precision import Precision
+from odmt.sequential.config import Config
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import ramp_up
+from odmt.sequential.task import SequentialTask
 from odmt.trainer import Trainer
 
 ITEM_BLOCK = 128  # items that the official code encodes at a time for its evaluation
@@ -47,20 +48,20 @@ class InMemoryTrainer(Trainer):
     """The package's trainer, its data given instead of read."""
 
     def __init__(self, data: TrainingData):
-        super().__init__(data.config, data.world, data.interactions, data.tables)
+        super().__init__(SequentialTask(data.config, data.world, data.interactions, data.tables))
 
     def step(self, users: np.ndarray):
         """Train on the batch of some users, from their numbers to the new weights."""
         self.parallel.train()
-        for batch in self.batches([users]):
+        for batch in self.task.build_batches([users]):
             self.train_step(batch, 1)
 
     def run_epoch(self):
         """One epoch, one validation, one test."""
         self.train_epoch(1)
-        catalogue = self.catalogue()
+        scorer = self.task.scorer()
         for split in ("valid", "test"):
-            self.rank(split, catalogue)
+            self.rank(split, scorer)
 
 
 class OfficialTrainer:

@@ -5,7 +5,7 @@ Legend: N items, M items asked for, T tokens, W feature width.
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,7 @@ from tqdm import tqdm
 from odmt.config import DataConfig
 from odmt.errors import InputError
 from odmt.features.items import Tokens
-from odmt.features.store import FeatureStore, Header
-from odmt.sequential.interactions import Interactions
+from odmt.features.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +95,7 @@ class ResidentTable:
     """All features as one tensor of the store's type, on the device or in pinned RAM."""
 
     def __init__(self, stored: StoredTable, device: torch.device, pinned: bool = False):
+        self.store = stored.store
         self.width = stored.width
         self.lengths = stored.lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -130,21 +130,19 @@ class ResidentTable:
         return torch.cat([torch.zeros(1, self.width), first])
 
 
-def load_features(
-    data: DataConfig, interactions: Interactions, needs: dict[str, str], device: torch.device
-) -> dict[str, FeatureTable]:
+def load_features(data: DataConfig, item_ids: list[str], needs: dict[str, str], device: torch.device) -> dict[str, FeatureTable]:
     """Open the stores that a model needs and put their features where they fit.
 
     Args:
         data: names the dataset, the placement and its budgets.
-        interactions: whose items are looked up.
+        item_ids: names of the items that are looked up.
         needs: `tokens` or `cls` by modality.
         device: the device that computes.
 
     Raises:
         InputError: no store, or an item that is not in it; the message says which command mends it.
     """
-    stored = {source: _open(data.folder, source, interactions.item_ids, need == "cls") for source, need in needs.items()}
+    stored = {source: _open(data.folder, source, item_ids, need == "cls") for source, need in needs.items()}
     size = sum(table.nbytes for table in stored.values()) / 1e9
     placement = _choose(data, size, device)
     if stored:
@@ -156,9 +154,13 @@ def load_features(
     return {source: ResidentTable(table, where, pinned) for source, table in stored.items()}
 
 
-def read_encoders(folder: Path, modalities: Iterable[str]) -> dict[str, Header]:
-    """What the features of a dataset were made with, by modality."""
-    return {modality: Header.read(folder / "features" / modality) for modality in modalities}
+def feature_fingerprints(tables: Mapping[str, FeatureTable]) -> dict[str, str]:
+    """What features were made with, and from what, as hashes by name."""
+    found = {}
+    for modality, table in tables.items():
+        found[f"{modality} features"] = table.store.header.fingerprint()
+        found[f"{modality} content"] = table.store.content_fingerprint()
+    return found
 
 
 def left_out_items(folder: Path) -> set[str]:

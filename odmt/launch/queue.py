@@ -21,12 +21,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from odmt.config import Config
-from odmt.config_files import flatten, load_config
+from odmt.config_files import flatten
 from odmt.errors import InputError
+from odmt.families import config_class
 from odmt.launch.trials import Trial
 
-SELECTION = "fused/recall@10"
 BEAT_SECONDS = 60  # how often a launcher says that it lives
 SILENCE_SECONDS = 300  # after which other machines take it for dead; their clocks must agree better than this
 HOST = platform.node()
@@ -100,8 +99,9 @@ class TrialQueue:
         trial_id = self._mine[name]
         with self._alone(), suppress(UpdateFinishedTrialError):
             self._record_parameters(trial_id, self.trials[name])
-            self._note(name, **{key: result[key] for key in ("best_epoch", "epochs", "seconds", "valid")})
-            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [result["valid"][SELECTION]])
+            self._note(name, **{key: result[key] for key in ("best_epoch", "epochs", "seconds")})
+            self._note(name, valid=self.trials[name].selected(result))
+            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [self.trials[name].value(result)])
         del self._mine[name]
 
     def fail(self, name: str, reason: str):
@@ -139,10 +139,10 @@ class TrialQueue:
     def _record_parameters(self, trial_id: int, trial: Trial):
         """Make the point known to Optuna's plots; not lists, of which it knows nothing, nor nulls, which are its missing ones."""
         known = self.storage.get_trial(trial_id).params
-        typed = dict(flatten(load_config(trial.args)))
+        typed = dict(flatten(trial.config))
         for key in trial.point:
             values = [other.point[key] for other in self.trials.values() if other.point.get(key) is not None]
-            distribution = _distribution(key, typed[key], values)
+            distribution = _distribution(trial.family, key, typed[key], values)
             if distribution and key not in known:
                 self.storage.set_trial_param(trial_id, key, distribution.to_internal_repr(typed[key]), distribution)
 
@@ -164,7 +164,7 @@ def _may_be_abandoned(entry: FrozenTrial) -> bool:
     return entry.user_attrs["host"] == HOST or time.time() - entry.user_attrs["seen"] > SILENCE_SECONDS
 
 
-def _distribution(key: str, value: object, values: list) -> BaseDistribution | None:
+def _distribution(family: str, key: str, value: object, values: list) -> BaseDistribution | None:
     """The range of a parameter, in the kind that the type of `value` asks for."""
     match value:
         case bool():
@@ -174,12 +174,12 @@ def _distribution(key: str, value: object, values: list) -> BaseDistribution | N
         case float():
             return FloatDistribution(min(values), max(values))
         case str():
-            return CategoricalDistribution(_choices(key))
+            return CategoricalDistribution(_choices(family, key))
     return None
 
 
-def _choices(key: str) -> tuple[str, ...]:
+def _choices(family: str, key: str) -> tuple[str, ...]:
     """All that a key of words can be: Optuna does not let choices change when a grid is edited."""
     section, _, field = key.rpartition(".")
-    hint = get_type_hints(type(getattr(Config(), section)))[field]
+    hint = get_type_hints(type(getattr(config_class(family)(), section)))[field]
     return next(get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal)

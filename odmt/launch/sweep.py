@@ -20,13 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from odmt.cli import report_mistakes
-from odmt.config_files import check_key, parse_override
+from odmt.config_files import check_key, load_config, parse_override
 from odmt.errors import InputError
 from odmt.launch.pool import Outcome, TrialPool, check_gpus
-from odmt.launch.queue import SELECTION, TrialQueue
+from odmt.launch.queue import TrialQueue
 from odmt.launch.trials import PLACES, Trial
-
-METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
+from odmt.metrics import chosen_by
 
 
 def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = None):
@@ -41,7 +40,8 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
     """
     options = _parser(config).parse_args(args)
     with report_mistakes():
-        trials = grid_trials(config, grid, dict(parse_override(pair) for pair in options.set))
+        base = load_config([config])
+        trials = grid_trials(config, grid, dict(parse_override(pair, base.family) for pair in options.set))
         if options.dry_run:
             print_trials(trials, options.gpus_per_trial)
             sys.exit(0)
@@ -57,7 +57,7 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
             queue.enqueue(options.retry_failed)
             run_queue(queue, pool)
         newest = queue.newest()
-        print(summary(newest, folder))
+        print(summary(newest, folder, base.selection))
         if not options.show:
             sys.exit(_status([newest[name].state for name in trials]))
 
@@ -68,8 +68,9 @@ def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, ob
     Raises:
         InputError: an unknown key, values that are no list, a key that says where a trial runs.
     """
+    family = load_config([config]).family
     for key, values in grid.items():
-        check_key(key, "GRID")
+        check_key(key, "GRID", family)
         if key in PLACES:
             raise InputError(f"GRID: {key} is nothing to search; give it with --set {key}=VALUE")
         if not isinstance(values, list | tuple) or not values:
@@ -106,8 +107,8 @@ def print_trials(trials: Mapping[str, Trial], gpus_per_trial: int):
     print(f"{len(trials)} trials")
 
 
-def summary(newest: Mapping[str, FrozenTrial], folder: Path) -> str:
-    """The table of all trials, the best by validation recall@10 first; once all have ended, the test metrics of that one alone."""
+def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str) -> str:
+    """The table of all trials, the best by the metric that selects first; once all have ended, that one's test metrics."""
     if not newest:
         return f"{folder}: no trials yet"
     ordered = sorted(newest.items(), key=lambda item: (item[1].state != TrialState.COMPLETE, -(item[1].value or 0)))
@@ -116,8 +117,8 @@ def summary(newest: Mapping[str, FrozenTrial], folder: Path) -> str:
     result = folder / ordered[0][0] / "result.json"
     if all(entry.state.is_finished() for entry in newest.values()) and result.is_file():
         test = json.loads(result.read_text(encoding="utf-8"))["test"]
-        values = ", ".join(f"{metric} {test[f'fused/{metric}']:.4f}" for metric in METRICS)
-        text += f"\n\nchosen by validation recall@10: {ordered[0][0]}; its test metrics: {values}"
+        values = ", ".join(f"{metric} {value:.4f}" for metric, value in _fused(test).items())
+        text += f"\n\nchosen by {chosen_by(selection)}: {ordered[0][0]}; its test metrics: {values}"
     return text
 
 
@@ -125,9 +126,13 @@ def _row(name: str, entry: FrozenTrial) -> dict[str, str]:
     notes = entry.user_attrs
     if entry.state != TrialState.COMPLETE:
         return {"trial": name, "state": _state(entry)}
-    metrics = {metric: f"{notes['valid'][f'fused/{metric}']:.4f}" for metric in METRICS}
+    metrics = {metric: f"{value:.4f}" for metric, value in _fused(notes["valid"]).items()}
     effort = {"best epoch": str(notes["best_epoch"]), "epochs": str(notes["epochs"])}
     return {"trial": name, "state": "finished", **metrics, **effort, "time": str(timedelta(seconds=round(notes["seconds"])))}
+
+
+def _fused(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("fused/"): value for name, value in metrics.items() if name.startswith("fused/")}
 
 
 def _state(entry: FrozenTrial) -> str:
@@ -159,7 +164,8 @@ def _report(outcome: Outcome, queue: TrialQueue):
     name = outcome.trial.name
     if outcome.state == "finished":
         queue.finish(name, outcome.result)
-        _say(f"{name}: finished, valid recall@10 {outcome.result['valid'][SELECTION]:.4f}")
+        selection = outcome.trial.config.selection
+        _say(f"{name}: finished, {chosen_by(selection)} {outcome.trial.value(outcome.result):.4f}")
     else:
         queue.fail(name, outcome.message)
         _say(f"{name}: FAILED, {outcome.message}")
@@ -170,7 +176,7 @@ def _say(message: str):
 
 
 def _parser(config: str) -> ArgumentParser:
-    parser = ArgumentParser(description=f"Train every point of GRID with {config} and show them by validation recall@10.")
+    parser = ArgumentParser(description=f"Train every point of GRID with {config} and show them by what validation says.")
     add = parser.add_argument
     add(
         "--set", metavar="KEY=VALUE", action="extend", nargs="+", default=[], help="a value for every trial, also instead of GRID's"

@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, valid_keys
 from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
-PLACES = FREE_KEYS | {"data.dataset", "name"}  # keys that say where a trial runs, not what is tried
+PLACES = FREE_KEYS | {"family", "data.dataset", "name"}  # keys that say what runs where, not what is tried
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,30 @@ class Trial:
     def name(self) -> str:
         """The files' name and every value that differs from theirs, `odmt,dim-128,lr-0.001`: one name for one configuration."""
         base = _settings(self.configs)
-        changed = [key for key in valid_keys() if key in self.point and self.point[key] != base[key]]
+        changed = [key for key in valid_keys(self.family) if key in self.point and self.point[key] != base[key]]
         return ",".join([self._place("name"), *(f"{key.rpartition('.')[2]}-{_in_name(self.point[key])}" for key in changed)])
+
+    @property
+    def family(self) -> str:
+        """Of models."""
+        return self._place("family")
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration.
+
+        Raises:
+            InputError: its settings do not fit together.
+        """
+        return _load(tuple(self.args))
+
+    def selected(self, result: dict) -> dict[str, float]:
+        """The metrics of a result by source on the split that decides between trials."""
+        return result[self.config.selection.partition("/")[0]]
+
+    def value(self, result: dict) -> float:
+        """What decides between results of trials."""
+        return self.selected(result)[self.config.selection.partition("/")[2]]
 
     @property
     def folder(self) -> Path:
@@ -62,7 +85,7 @@ class Trial:
         """
         if not (self.folder / "result.json").is_file():
             return None
-        folder = RunFolder(load_config(self.args))
+        folder = RunFolder(self.config)
         folder.check(resume=True, overwrite=False)
         return folder.result()
 
@@ -79,6 +102,11 @@ class Trial:
 
     def _place(self, key: str) -> str:
         return str(self.overrides.get(key, _settings(self.configs)[key]))
+
+
+@cache
+def _load(args: tuple[str, ...]) -> RunConfig:
+    return load_config(args)
 
 
 @cache

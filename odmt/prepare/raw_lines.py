@@ -11,7 +11,7 @@ import polars as pl
 from tqdm import tqdm
 
 from odmt.errors import InputError
-from odmt.prefetch import one_ahead
+from odmt.prefetch import prefetch
 from odmt.prepare.quoted_lines import join_lines
 from odmt.prepare.raw_files import BROKEN, opened
 
@@ -64,11 +64,11 @@ class RawLines:
             header: the first line holds names and is not given to `parse`.
             optional: columns that may be null.
         """
-        yield from one_ahead(self._tables(parse, header, optional))
+        yield from prefetch(self._tables(parse, header, optional))
 
     def _tables(self, parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         first, empty = 2 if header else 1, True
-        for block, numbers in one_ahead(self._blocks(header)):
+        for block, numbers in prefetch(self._blocks(header)):
             block = block.removeprefix(codecs.BOM_UTF8) if first == 1 else block
             num_lines = _num_lines(block)
             self._numbers = None if numbers is None else first + numbers

@@ -3,13 +3,12 @@
 Equal configurations are one trial, in whatever table they stand: a trial is named after its model file and what differs from it.
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from odmt.config import Config
-from odmt.config_files import load_config, parse_override
+from odmt.config import RunConfig
+from odmt.config_files import parse_override
 from odmt.errors import InputError
 from odmt.launch.trials import Trial
 from odmt.report.request import Request
@@ -60,12 +59,12 @@ def candidates(cell: Cell, request: Request) -> list[Trial]:
 def chosen(cell: Cell, request: Request) -> list[Trial]:
     """The trials that are reported, one a seed; none before a search has a result.
 
-    The point of a search is chosen by validation recall@10, never by a test metric.
+    The point of a search is chosen by the validation metric of the family, never by a test metric.
     """
     trials = candidates(cell, request)
     if not request.search:
         return trials
-    finished = [(result["valid"]["fused/recall@10"], trial) for trial in trials if (result := result_of(trial))]
+    finished = [(trial.value(result), trial) for trial in trials if (result := result_of(trial))]
     if not finished:
         return []
     _, best = max(finished, key=lambda pair: pair[0])
@@ -77,13 +76,13 @@ def with_overrides(trial: Trial, overrides: dict) -> Trial:
     return Trial(trial.configs, {**trial.overrides, **overrides})
 
 
-def config_of(trial: Trial) -> Config:
+def config_of(trial: Trial) -> RunConfig:
     """The configuration of a trial.
 
     Raises:
         InputError: its settings do not fit together.
     """
-    return _load(tuple(trial.args))
+    return trial.config
 
 
 def result_of(trial: Trial) -> dict | None:
@@ -153,7 +152,7 @@ def _cell(row: Row, dataset: str, base: Trial, available: set[str], points: list
     return Cell(row, dataset, trial)
 
 
-def _first_fitting(trial: Trial, points: list[dict]) -> Config:
+def _first_fitting(trial: Trial, points: list[dict]) -> RunConfig:
     """The configuration at the first point that the model accepts; the first refusal where it accepts none."""
     refusals = []
     for point in points:
@@ -170,8 +169,3 @@ def _fits(trial: Trial) -> bool:
     except InputError:
         return False
     return True
-
-
-@functools.cache
-def _load(arguments: tuple[str, ...]) -> Config:
-    return load_config(list(arguments))

@@ -7,6 +7,7 @@ import numpy as np
 
 from odmt.checkpoint import load_tensors
 from odmt.launch.trials import Trial
+from odmt.metrics import per_user
 from odmt.report.expansion import Cell, chosen, result_of
 from odmt.report.request import Request
 
@@ -55,13 +56,19 @@ class Measurement:
     def user_metrics(self) -> dict[str, np.ndarray]:
         """Recall@10 and ndcg@10 of every test user [U], means over seeds, and the `target` that was to be found."""
         tensors = [load_tensors(trial.folder / "ranks.safetensors")[0] for trial in self.trials]
-        ranks = np.stack([found["test/fused"].numpy() for found in tensors]).astype(np.float64)  # [seeds, U]
-        hits = ranks <= 10
-        gains = np.where(hits, 1 / np.log2(ranks + 1), 0.0)
-        return {"recall@10": hits.mean(0), "ndcg@10": gains.mean(0), "target": tensors[0]["test/target"].numpy()}
+        metrics = {
+            f"{name}@10": np.mean([_by_user(name, found) for found in tensors], 0) for name in ("recall", "ndcg")
+        }  # [seeds, U] -> [U]
+        return {**metrics, "target": tensors[0]["test/target"].numpy()}
 
     def _values(self, metric: str) -> list[float]:
         return [result["test"][f"fused/{metric}"] for result in self.results]
+
+
+def _by_user(name: str, saved: dict) -> np.ndarray:
+    """A metric at 10 of every user, of what a run saved of its test; earlier versions saved no offsets: one target a user."""
+    offsets = saved.get("test/offsets")
+    return per_user(name, saved["test/fused"].numpy().astype(np.float64), 10, None if offsets is None else offsets.numpy())
 
 
 def measure(cell: Cell, request: Request) -> Measurement:

@@ -12,7 +12,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from odmt.cli import report_mistakes, run
-from odmt.config import DataConfig
 from odmt.errors import InputError
 from odmt.launch.pool import check_gpus, run_trials
 from odmt.launch.trials import Trial
@@ -23,6 +22,7 @@ from odmt.report.page import Page
 from odmt.report.provenance import footer, gaps, sweep_notes
 from odmt.report.request import Request
 from odmt.report.rows import ROWS, TITLES
+from odmt.sequential.config import DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ over vectors. Legend: P predicted positions, V vectors of the batch's items, B u
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from odmt.config import DistillationConfig
 from odmt.sequential.batches import Batch
+from odmt.sequential.config import DistillationConfig
 
 CPU_SCORES = 1 << 17  # that a CPU computes at a time, of every source
 
@@ -152,8 +152,8 @@ class _Blockwise(torch.autograd.Function):
         return None, None, *((grad * gradient).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes))
 
 
-class Objective:
-    """The losses of a training step, by name.
+class Objective(nn.Module):
+    """The losses of a training step, by name; a module without weights, so that it moves with the model.
 
     Args:
         log_popularity: [N + 1].
@@ -162,11 +162,12 @@ class Objective:
     """
 
     def __init__(self, log_popularity: Tensor, late: bool, distillation: DistillationConfig | None):
-        self.log_popularity = log_popularity
+        super().__init__()
+        self.register_buffer("log_popularity", log_popularity, persistent=False)
         self.late = late
         self.distillation = distillation
 
-    def __call__(self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def forward(self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from odmt.config import ModelConfig
 from odmt.errors import InputError
+from odmt.sequential.config import ModelConfig
 from odmt.sequential.models.gru4rec import GRU4Rec
 from odmt.sequential.models.imt import IdAwareMultimodalTransformer
 from odmt.sequential.models.nextitnet import NextItNet

@@ -62,14 +62,24 @@ class Recommender(nn.Module):
     """An item encoder and a user encoder.
 
     The sources of the states are those that are scored; a user encoder may take in more.
+
+    Attributes:
+        objective: the losses of a batch; a `Task` puts in those that the configuration describes.
     """
 
-    def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module):
+    def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module, objective: nn.Module | None = None):
         super().__init__()
         self.item_encoder = item_encoder
         self.user_encoder = user_encoder
+        self.objective = objective
 
-    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
+        states, vectors = self.encode(batch)
+        with torch.autocast(batch.targets.device.type, enabled=False):
+            return self.objective(states, vectors, batch, epoch)
+
+    def encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Encode a training batch; returns states [P, D] and item vectors [V, D] by source."""
         vectors = self.encode_items(batch.items)
         states = self.encode_users(vectors, batch.inputs)

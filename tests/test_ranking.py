@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from odmt import evaluate
 from odmt.distributed import World
-from odmt.evaluate import count_ranks, encode_catalogue, rank_targets
 from odmt.features.items import Items
-from odmt.metrics import OUT_OF_REACH
+from odmt.metrics import summarize
 from odmt.precision import Precision
+from odmt.ranking import OUT_OF_REACH, ItemLists, ScoreBlock, count_ranks, rank_held_out
+from odmt.sequential import scoring
 from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.scoring import encode_catalogue, rank_targets
 
 NUM_ITEMS, DIM = 30, 3
 WORLD, PRECISION = World(0, 1, torch.device("cpu")), Precision("cpu", torch.float32)
@@ -58,7 +59,7 @@ def interactions(interactions_of):
 
 
 def ranks_by_brute_force(model, interactions, split: str) -> dict[str, list[int]]:
-    """1 + the number of items outside the history with a higher score."""
+    """1 + the number of items outside the history with a higher score + half of those with an equal one."""
     held_out = {"valid": 2, "test": 1}[split]
     ranks = {"fused": [], "id": [], "text": []}
     for user in range(interactions.num_users):
@@ -72,7 +73,8 @@ def ranks_by_brute_force(model, interactions, split: str) -> dict[str, list[int]
         for source, rank in ranks.items():
             others = [item for item in range(1, NUM_ITEMS + 1) if item not in history]
             better = sum(scores[source][item] > scores[source][target] for item in others)
-            rank.append(OUT_OF_REACH if target in history else 1 + better)
+            equal = sum(scores[source][item] == scores[source][target] for item in others if item != target)
+            rank.append(OUT_OF_REACH if target in history else 1 + better + equal / 2)
     return ranks
 
 
@@ -81,10 +83,10 @@ def ranks_by_brute_force(model, interactions, split: str) -> dict[str, list[int]
     ("item_block", "user_block", "scores", "min_users"), [(512, 1024, 1 << 22, 32), (7, 11, 1, 4), (1, 1, 1, 1)]
 )
 def test_ranks_are_those_of_brute_force(model, interactions, monkeypatch, split, item_block, user_block, scores, min_users):
-    monkeypatch.setattr(evaluate, "ITEM_BLOCK", item_block)
-    monkeypatch.setattr(evaluate, "USER_BLOCK", user_block)
-    monkeypatch.setattr(evaluate, "SCORES", {"cpu": scores})
-    monkeypatch.setattr(evaluate, "MIN_USERS", min_users)
+    monkeypatch.setattr(scoring, "ITEM_BLOCK", item_block)
+    monkeypatch.setattr(scoring, "USER_BLOCK", user_block)
+    monkeypatch.setattr(scoring, "SCORES", {"cpu": scores})
+    monkeypatch.setattr(scoring, "MIN_USERS", min_users)
     catalogue = encode_catalogue(model, {}, NUM_ITEMS, WORLD, PRECISION)
     assert model.item_encoder.encoded == list(range(1, NUM_ITEMS + 1))
     ranks = rank_targets(model, catalogue, interactions, split, WORLD)
@@ -101,27 +103,60 @@ def test_padding_has_no_vector(model):
         assert torch.equal(catalogue[source][1:], table[1:])
 
 
-def test_ties_count_as_won():
-    scores = torch.tensor([[9.0, 2.0, 2.0, 1.0, 2.0], [9.0, 0.0, 0.0, 0.0, 0.0]])
-    nothing = torch.tensor([], dtype=torch.int64)
-    assert count_ranks(scores.clone(), nothing, nothing, torch.tensor([1, 3])).tolist() == [1, 1]
-    assert count_ranks(scores.clone(), nothing, nothing, torch.tensor([3, 3])).tolist() == [4, 1]
+def rank(scores: list[list[float]], rows: list[int], items: list[int]) -> list[float]:
+    return count_ranks(torch.tensor(scores), torch.tensor(rows), torch.tensor(items))[0].tolist()
 
 
-def test_masked_items_and_padding_are_no_rivals():
-    scores = torch.tensor([[9.0, 5.0, 4.0, 3.0, 1.0]])
-    rows, items = torch.tensor([0, 0, 0]), torch.tensor([1, 2, 2])
-    assert count_ranks(scores.clone(), rows, items, torch.tensor([4])).tolist() == [2]
-    assert count_ranks(scores.clone(), rows, items, torch.tensor([2])).tolist() == [OUT_OF_REACH]
+def test_ties_share_the_mean_of_their_places():
+    low = float("-inf")
+    scores = [[low, 2.0, 2.0, 1.0, 2.0], [low, 0.0, 0.0, 0.0, 0.0]]
+    assert rank(scores, [0, 1], [1, 3]) == [(1 + 2 + 3) / 3, (1 + 2 + 3 + 4) / 4]
+    assert rank(scores, [0, 1], [3, 3]) == [4, 2.5]
+    _, tied = count_ranks(torch.tensor(scores), torch.tensor([0, 0, 1]), torch.tensor([1, 3, 2]))
+    assert tied.tolist() == [1, 0, 1]
+
+
+def test_a_collapsed_model_finds_nobodys_items(interactions_of):
+    windows = [[user % 100 + 1, 3, 4, 5 + user, 60 + user] for user in range(20)]
+    interactions = interactions_of(windows, 200, 4)
+    flat = Recommender(Constant(), Sums())
+    catalogue = encode_catalogue(flat, {}, 200, WORLD, PRECISION)
+    ranks = rank_targets(flat, catalogue, interactions, "test", WORLD)
+    assert summarize(ranks)["fused/recall@20"] == 0
+    assert ranks.tied == {"fused": 1.0, "id": 1.0}
+    assert ranks["fused"][0] == 1 + (200 - 4 - 1) / 2  # of what is no history
+
+
+class Constant(nn.Module):
+    """An item encoder that gives every item the same vector."""
+
+    def forward(self, items: Items) -> dict[str, torch.Tensor]:
+        return {"id": torch.ones(len(items.numbers), DIM)}
+
+
+def test_masked_items_are_no_rivals():
+    low = float("-inf")
+    assert rank([[low, low, low, 3.0, 1.0]], [0], [4]) == [2]
+    assert rank([[low, low, low, 3.0, 1.0]], [0], [2]) == [OUT_OF_REACH]
+
+
+def test_several_held_out_items_of_a_user():
+    """Each has the place that it would have in the sorted list, the others' before it too."""
+    scores = torch.tensor([[0.5, 0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4, 0.5], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    held_out = ItemLists(np.array([0, 3, 2, 4, 1]), np.array([0, 2, 2, 5]))  # users 0: 0, 3; 1: none; 2: 2, 4, 1
+    seen = ItemLists(np.array([1, 0]), np.array([0, 1, 1, 2]))  # user 0 had item 1, user 2 item 0
+    blocks = [ScoreBlock(np.array([2, 0]), {"fused": scores[[2, 0]].clone()}), ScoreBlock(np.array([1]), {"fused": scores[[1]]})]
+    ranks = rank_held_out(blocks, held_out, seen.of, WORLD)
+    assert ranks["fused"].tolist() == [1, 3, 2.5, 2.5, 2.5]
+    assert ranks.tied == {"fused": 3 / 5}
 
 
 def test_scores_that_are_no_numbers_rank_last():
     nan = float("nan")
-    nothing = torch.tensor([], dtype=torch.int64)
-    scores = torch.tensor([[0.0, nan, 1.0, 2.0], [0.0, nan, nan, nan]])
-    assert count_ranks(scores.clone(), nothing, nothing, torch.tensor([1, 1])).min() > 3
+    scores = [[float("-inf"), nan, 1.0, 2.0], [float("-inf"), nan, nan, nan]]
+    assert min(rank(scores, [0, 1], [1, 1])) > 3
     # A rival without a number counts as better: nobody wins by a broken model.
-    assert count_ranks(scores[:1].clone(), nothing, nothing, torch.tensor([2])).tolist() == [3]
+    assert rank(scores, [0], [2]) == [3]
 
 
 def test_the_model_is_evaluated_without_dropout(interactions):

@@ -1,0 +1,120 @@
+"""Scores of all items for all users: the catalogue is encoded once, users are scored in blocks.
+
+Legend: U users, N items, D width.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from odmt.distributed import World, gather_shares, share
+from odmt.features.items import Items, to_device
+from odmt.features.tables import FeatureTable, count_tokens, gather_features
+from odmt.precision import Precision
+from odmt.ranking import ItemLists, Ranks, ScoreBlock, rank_held_out
+from odmt.sequential.batches import eval_inputs
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.models.recommender import Recommender
+
+ITEM_BLOCK = 512  # items that are encoded at a time
+USER_BLOCK = 1024  # users that are encoded at a time
+SCORES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores that are held at a time, per source
+MIN_USERS = 32  # users that are scored at a time however large the catalogue: fewer would only read it over and over
+
+
+@torch.inference_mode()
+def encode_catalogue(
+    model: Recommender, tables: Mapping[str, FeatureTable], num_items: int, world: World, precision: Precision
+) -> dict[str, Tensor]:
+    """Encode all items, each process its share.
+
+    Returns:
+        float32 [N + 1, D] by source; row 0, the padding's, is zero.
+    """
+    model.eval()
+    mine = share(num_items, world)
+    # Items of a length together, so that blocks of them need little padding.
+    order = np.argsort(count_tokens(tables, num_items)[mine.start + 1 : mine.stop + 1], kind="stable")
+    own: dict[str, Tensor] = {}
+    for begin in tqdm(range(0, len(order), ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
+        places = torch.from_numpy(order[begin : begin + ITEM_BLOCK])
+        numbers = places + mine.start + 1
+        items = to_device(Items(numbers, gather_features(tables, numbers)), world.device, precision.dtype)
+        with precision.autocast():
+            vectors = model.encode_items(items)
+        for source, vector in vectors.items():
+            if source not in own:
+                own[source] = torch.empty(len(order), vector.shape[1], device=world.device)
+            own[source][places.to(world.device)] = vector.float()
+    catalogue = {}
+    for source in list(own):
+        vectors = gather_shares(own.pop(source), num_items, world)
+        catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+    return catalogue
+
+
+@torch.inference_mode()
+def score_blocks(
+    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: str, world: World
+) -> Iterator[ScoreBlock]:
+    """Score all items for every user after his history, each process its share of the users.
+
+    Args:
+        model: encodes the users.
+        catalogue: [N + 1, D] by source.
+        interactions: whose users are scored.
+        split: `valid` or `test`.
+        world: the processes.
+
+    Yields:
+        scores [B, N + 1] by source, `fused` first; those of column 0, the padding, are -inf.
+    """
+    model.eval()
+    mine = share(interactions.num_users, world)
+    users = np.arange(mine.start, mine.stop)
+    num_columns = len(next(iter(catalogue.values())))
+    step = max(MIN_USERS, SCORES[world.device.type] // num_columns)
+    buffers: dict[str, Tensor] = {}  # fresh memory costs a CPU more than the scores that are written to it
+    for begin in tqdm(range(0, len(users), USER_BLOCK), desc=split, leave=False, delay=2, disable=not world.is_main):
+        block = users[begin : begin + USER_BLOCK]
+        states = _last_states(model, catalogue, interactions, block, split, world.device)
+        buffers = buffers or {source: torch.empty(step, num_columns, device=world.device) for source in ("fused", *states)}
+        for first in range(0, len(block), step):
+            part = slice(first, min(first + step, len(block)))
+            scores = {source: buffer[: part.stop - first] for source, buffer in buffers.items()}
+            for source, state in states.items():
+                torch.mm(state[part], catalogue[source].T, out=scores[source])
+            first_source, *others = (scores[source] for source in states)
+            fused = scores["fused"].copy_(first_source)
+            for other in others:  # the sum over the sources ranks as their mean does
+                fused += other
+            for score in scores.values():
+                score[:, 0] = float("-inf")
+            yield ScoreBlock(block[part], scores)
+
+
+def rank_targets(
+    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: str, world: World
+) -> Ranks:
+    """Rank every user's held-out item among all items but those of the history; arguments as those of `score_blocks`.
+
+    Returns:
+        a rank a user [U] by source, `fused` first. A target in the user's own history is out of reach.
+    """
+    blocks = score_blocks(model, catalogue, interactions, split, world)
+    return rank_held_out(blocks, held_out(interactions, split), lambda users: interactions.histories(users, split), world)
+
+
+def held_out(interactions: Interactions, split: str) -> ItemLists:
+    """The target of every user."""
+    return ItemLists(interactions.targets(split).astype(np.int64), np.arange(interactions.num_users + 1))
+
+
+def _last_states(model, catalogue, interactions, users, split, device) -> dict[str, Tensor]:
+    """States after the whole input [U, D] by source, in float32."""
+    inputs = to_device(eval_inputs(interactions, users, split), device, torch.float32)
+    last = inputs.lengths.cumsum(0) - 1
+    return {source: states[last].float() for source, states in model.encode_users(catalogue, inputs).items()}

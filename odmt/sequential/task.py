@@ -1,0 +1,177 @@
+"""The sequential models as a `Task`: data, model, losses, batches and scores of a run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odmt.distributed import World
+from odmt.errors import InputError
+from odmt.features.items import to_device
+from odmt.features.tables import FeatureTable, count_tokens, feature_fingerprints, gather_features, left_out_items, load_features
+from odmt.optimizer import SparseGradAdamW
+from odmt.precision import Precision
+from odmt.prefetch import prefetch
+from odmt.ranking import ItemLists
+from odmt.sequential.batches import Batch, epoch_users, train_batch
+from odmt.sequential.config import Config, DataConfig
+from odmt.sequential.interactions import Interactions
+from odmt.sequential.losses import Objective
+from odmt.sequential.models.builder import build_recommender
+from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.models.towers import ItemTable
+from odmt.sequential.scoring import encode_catalogue, held_out, score_blocks
+from odmt.task import EpochBatches, Scorer, Task
+
+
+def build_model(config: Config, interactions: Interactions, tables: Mapping[str, FeatureTable]) -> Recommender:
+    """Build the model that the configuration describes, for these items and features."""
+    widths = {source: table.width for source, table in tables.items()}
+    return build_recommender(
+        config.model, interactions.num_items, config.data.max_seq_len, widths, lambda source: tables[source].cls()
+    )
+
+
+Build = Callable[[Config, Interactions, Mapping[str, FeatureTable]], Recommender]
+
+
+def load(config: Config, world: World, build: Build | None = None) -> "SequentialTask":
+    """Read the dataset and the features that `config.model` needs, and build the model."""
+    interactions = load_interactions(config.data)
+    tables = load_features(config.data, interactions.item_ids, config.model.needs, world.device)
+    return SequentialTask(config, world, interactions, tables, build or build_model)
+
+
+def load_interactions(data: DataConfig) -> Interactions:
+    """Read a dataset's tables, without the items that the extraction of features left out."""
+    return Interactions.load(data.folder, data.max_seq_len, data.min_seq_len, left_out_items(data.folder))
+
+
+class SequentialTask(Task):
+    """A sequential recommender and everything that a step of its training needs.
+
+    Args:
+        config: the run.
+        world: the processes.
+        interactions: of all users.
+        tables: the features of their items by modality.
+        build: makes the model.
+    """
+
+    first_item = 1  # 0 is padding
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        interactions: Interactions,
+        tables: Mapping[str, FeatureTable],
+        build: Build = build_model,
+    ):
+        if min(interactions.num_users, interactions.num_items) < world.size:
+            raise InputError(
+                f"{world.size} processes for {interactions.num_users} users and {interactions.num_items} items: start no more "
+                "processes than there are of either"
+            )
+        self.config, self.world = config, world
+        self.interactions, self.tables = interactions, tables
+        self.token_counts = count_tokens(tables, interactions.num_items)
+        self.precision = Precision.choose(config.train.precision, world.device)
+        self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
+        torch.manual_seed(config.train.seed)
+        self.model = build(config, interactions, tables)
+        self.model.objective = self._objective()
+        self.model.to(world.device)
+        for module in self.model.modules():
+            if isinstance(module, ItemTable):
+                # Several processes cannot sum sparse gradients, and a GPU would have to wait to count their rows.
+                module.sparse = world.size == 1 and world.device.type == "cpu"
+
+    def __str__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{self.interactions.num_users} users, {self.interactions.num_items} items, {parameters:,} parameters"
+
+    def optimizer(self) -> SparseGradAdamW:
+        """AdamW on every parameter, as the official code has it."""
+        return SparseGradAdamW(self.model.parameters(), self.config.train.lr, self.config.train.weight_decay)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Interactions, features and the model's builder."""
+        return {"interactions": self.interactions.fingerprint(), **feature_fingerprints(self.tables), "model": self.built_by}
+
+    def provenance(self) -> dict:
+        """What the features were made with."""
+        return {"encoders": {modality: asdict(table.store.header) for modality, table in self.tables.items()}}
+
+    def remarks(self) -> list[str]:
+        """What limits the metrics of these data."""
+        return remarks(self.interactions)
+
+    def batches(self, epoch: int) -> EpochBatches:
+        """Every user once, in an order that seed and epoch decide."""
+        train, world = self.config.train, self.world
+        users = list(epoch_users(self.interactions.num_users, train.batch_size, train.seed, epoch, world.rank, world.size))
+
+        def describe(step: int) -> str:
+            return "users " + ", ".join(self.interactions.user_ids[user] for user in users[step][:5]) + ", ..."
+
+        return EpochBatches(len(users), self.build_batches(users), describe)
+
+    def build_batches(self, users: list[np.ndarray]) -> Iterator[Batch]:
+        """Build batches with their features, for a GPU one step ahead, in a thread."""
+
+        def build(block: np.ndarray) -> Batch:
+            batch = train_batch(self.interactions, block, not self.config.model.noisy_items, self.token_counts)
+            batch.items.features = gather_features(self.tables, batch.items.numbers)
+            return to_device(batch, self.world.device, self.precision.dtype)
+
+        device, built = self.world.device, map(build, users)
+        if device.type == "cpu":  # every core computes already, and would wait for the one that builds
+            return built
+        return prefetch(built, partial(torch.cuda.set_device, device))  # threads start on the first GPU
+
+    def catalogue(self) -> dict[str, Tensor]:
+        """Vectors of all items [N + 1, D] by source, under the weights of now; row 0 is the padding's."""
+        return encode_catalogue(self.model, self.tables, self.interactions.num_items, self.world, self.precision)
+
+    def scorer(self) -> Scorer:
+        """Encode the catalogue once, for all splits; columns of the scores are item numbers, 0 the padding's."""
+        catalogue = self.catalogue()
+        return lambda split: score_blocks(self.model, catalogue, self.interactions, split, self.world)
+
+    def held_out(self, split: str) -> ItemLists:
+        """One target a user."""
+        return held_out(self.interactions, split)
+
+    def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The users' histories."""
+        return self.interactions.histories(users, split)
+
+    def train_counts(self) -> np.ndarray:
+        """Occurrences in the training parts [N + 1], 0 for padding."""
+        return self.interactions.train_counts()
+
+    def _objective(self) -> Objective:
+        config = self.config
+        log_popularity = torch.from_numpy(self.interactions.popularity(config.data.popularity_power)).log().float()
+        separate = config.model.fusion == "separate" and config.distillation.constant_weight != 0
+        return Objective(log_popularity, config.model.fusion == "late", config.distillation if separate else None)
+
+
+def remarks(interactions: Interactions) -> list[str]:
+    """What a reader of the metrics should know of the data."""
+    found = []
+    if repeated := interactions.num_repeated("test"):
+        found.append(
+            f"{repeated} of {interactions.num_users} test items stand in their user's own history, which is masked: they are misses"
+        )
+    longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
+    if longest < wanted:
+        found.append(
+            f"no user has more than {longest} interactions, though data.max_seq_len={interactions.max_seq_len} uses {wanted}; if "
+            f"there were more, prepare.py --last {wanted} keeps them"
+        )
+    return found
