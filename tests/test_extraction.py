@@ -1,3 +1,4 @@
+import io
 import os
 import random
 import resource
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,9 @@ from tqdm import tqdm
 
 from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
-from odmt.features.extraction import extract_features
+from odmt.features.extraction import extract_features, fill_store
 from odmt.features.images import decode
+from odmt.features.modalities import ImageModality
 from odmt.features.store import FeatureStore
 from odmt.features.writer import exclusive, read_records, write_lists
 
@@ -262,6 +265,143 @@ def test_added_and_changed_items_are_brought_up_to_date_and_no_others(dataset, j
         assert {item for item in old if old[item] != new[item]} == changed
     extract_features(dataset, **job)
     assert content(dataset) == after
+
+
+def exchange(path: Path, seed: int):
+    """Put another image of the same size in bytes in a file's place, with the same time of change."""
+    before = path.stat()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def image_fingerprint(dataset: Path) -> str:
+    with FeatureStore(dataset / "features" / "image") as store:
+        return store.content_fingerprint()
+
+
+def write_bitmaps(dataset: Path, count: int):
+    (dataset / "images").mkdir()
+    write_items(dataset, range(count))
+    for n in range(count):
+        pixels = np.random.default_rng(n).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(dataset / "images" / f"item{n}.bmp")
+
+
+def test_an_image_exchanged_for_one_of_the_same_size_is_encoded_anew(tmp_path, job, capsys):
+    dataset = tmp_path / "bitmaps"
+    dataset.mkdir()
+    write_bitmaps(dataset, 8)
+    job["modality"] = "image"
+    extract_features(dataset, **job)
+    before, fingerprint = content(dataset)["image"]["features"], image_fingerprint(dataset)
+    exchange(dataset / "images" / "item3.bmp", seed=99)
+    capsys.readouterr()
+    extract_features(dataset, **job)
+    assert "8 items; 1 were not there yet or have changed" in capsys.readouterr().out
+    after = content(dataset)["image"]["features"]
+    assert {item for item in after if after[item] != before[item]} == {"item3"}
+    assert image_fingerprint(dataset) != fingerprint
+
+
+def test_a_copied_or_touched_dataset_has_nothing_to_do(tmp_path, job, capsys):
+    dataset, copy = tmp_path / "bitmaps", tmp_path / "copy"
+    dataset.mkdir()
+    write_bitmaps(dataset, 8)
+    job["modality"] = "image"
+    extract_features(dataset, **job)
+    fingerprint, stored = image_fingerprint(dataset), content(dataset)
+    shutil.copytree(dataset, copy, copy_function=shutil.copyfile)  # all times are new
+    capsys.readouterr()
+    extract_features(copy, **job)
+    assert "8 items; 0 were not there yet" in capsys.readouterr().out
+    assert image_fingerprint(copy) == fingerprint
+    assert content(copy) == stored
+    # Now that the files have been compared they are known again by their look.
+    seen = {item: record.seen for item, record in read_records(copy / "features" / "image").items()}
+    original = {item: record.seen for item, record in read_records(dataset / "features" / "image").items()}
+    assert all(seen[item].split()[0] == original[item].split()[0] and seen[item] != original[item] for item in seen)
+
+
+def make_old(dataset: Path):
+    """Records as earlier versions wrote them: the size of the file and no more."""
+    env = lmdb.open(str(dataset / "features" / "image" / "shard-00000.lmdb"), subdir=False, max_dbs=2)
+    records = env.open_db(b"records")
+    with env.begin(write=True) as transaction:
+        transaction.delete(b"header")
+        for key, value in list(transaction.cursor(records)):
+            (image,) = (dataset / "images").glob(f"{key.decode()}.*")
+            fate, reason = value.decode().split("\t")[1:3]
+            transaction.put(key, f"{image.stat().st_size} bytes\t{fate}\t{reason}".encode(), db=records)
+    env.close()
+
+
+def test_a_store_of_an_earlier_version_is_continued(tmp_path, job, capsys):
+    dataset = tmp_path / "bitmaps"
+    dataset.mkdir()
+    write_bitmaps(dataset, 8)
+    # What was clipped or shown from under a transparent ground then is encoded anew, the other images are not.
+    Image.new("RGBA", (16, 16), (0, 0, 0, 9)).save(dataset / "images" / "item6.png")
+    Image.new("I;16", (16, 16), 999).save(dataset / "images" / "item7.png")
+    for n in (6, 7):
+        (dataset / "images" / f"item{n}.bmp").unlink()
+    job["modality"] = "image"
+    extract_features(dataset, **job)
+    make_old(dataset)
+    fingerprint = image_fingerprint(dataset)
+    capsys.readouterr()
+    extract_features(dataset, **job)
+    assert "8 items; 2 were not there yet or have changed" in capsys.readouterr().out
+    sources = {item: record.source for item, record in read_records(dataset / "features" / "image").items()}
+    assert [item for item, source in sources.items() if source != "822 bytes"] == ["item6", "item7"]
+    fingerprint = image_fingerprint(dataset)
+    extract_features(dataset, **job)
+    assert "8 items; 0 were not there yet" in capsys.readouterr().out
+    assert image_fingerprint(dataset) == fingerprint
+    # From now on their content is known, too.
+    exchange(dataset / "images" / "item3.bmp", seed=99)
+    extract_features(dataset, **job)
+    assert "8 items; 1 were not there yet or have changed" in capsys.readouterr().out
+
+
+def test_an_image_that_changes_while_it_is_read_is_read_again(tmp_path, job, capsys):
+    dataset = tmp_path / "bitmaps"
+    dataset.mkdir()
+    write_bitmaps(dataset, 8)
+    encoder = ImageEncoder(job["image_encoder"], CPU)
+    items = [f"item{n}" for n in range(8)]
+    images = ImageModality(dataset / "images", items, encoder, 0)
+    exchange(dataset / "images" / "item5.bmp", seed=99)  # after the files were listed
+    fill_store(dataset / "features" / "image", images, items, 4)
+    capsys.readouterr()
+    extract_features(dataset, **job, modality="image")
+    assert "8 items; 1 were not there yet or have changed" in capsys.readouterr().out
+
+
+def test_placeholders_are_bad_and_shared_pictures_are_said(tmp_path, job, capsys):
+    dataset = tmp_path / "bitmaps"
+    dataset.mkdir()
+    write_bitmaps(dataset, 12)
+    dot = io.BytesIO()
+    Image.new("P", (1, 1)).save(dot, "GIF")
+    for n in range(12):
+        image = dataset / "images" / f"item{n}.bmp"
+        if n < 6:
+            image.unlink()
+            image.with_suffix(".gif").write_bytes(dot.getvalue())
+        elif n < 9:
+            image.write_bytes((dataset / "images" / "item11.bmp").read_bytes())
+    with pytest.raises(InputError, match=r"6 images .* item0: item0\.gif: ValueError: a placeholder of 1 x 1 pixels"):
+        extract_features(dataset, **job, modality="image")
+    extract_features(dataset, **job, modality="image", bad_images="drop")
+    said = "4 items share their picture with another; one picture, that of item11, stands for 4 items"
+    assert said in capsys.readouterr().out
+
+
+def test_a_decoding_process_that_is_killed_ends_the_run(dataset, job, monkeypatch):
+    monkeypatch.setattr("odmt.features.images.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError, match=r"killed by SIGKILL.*--num-workers 0.*--shm-size.*continues"):
+        extract_features(dataset, **{**job, "num_workers": 2})
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_fingerprint_of_the_content(tmp_path):
     a, b = Record("1"), Record("2")
     one = write("one", {"a": a, "b": b})
     assert write("two shards", {"b": b}, {"a": a}) == one
-    assert write("seen again", {"a": a._replace(seen="5 7"), "b": b}) == one
+    assert write("seen again", {"a": dataclasses.replace(a, seen="5 7"), "b": b}) == one
     assert write("bad", {"a": a, "b": b, "c": Record("none", "stop", "no image file")}) == one
     assert write("other", {"a": a, "b": Record("3")}) != one
     assert write("exchanged", {"a": b, "b": a}) != one

@@ -19,10 +19,21 @@ from tqdm import tqdm
 
 from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.images import describe_shared
 from odmt.features.item_table import read_items
 from odmt.features.modalities import ImageModality, Modality, TextModality
 from odmt.features.store import Header, Record, shard_number, shard_paths
-from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, exclusive, open_for_reading, read_records, write_lists
+from odmt.features.writer import (
+    LISTS,
+    FeatureWriter,
+    claim_folder,
+    discard,
+    exclusive,
+    open_for_reading,
+    read_records,
+    update_records,
+    write_lists,
+)
 
 BadImages = Literal["stop", "drop", "blank"]
 
@@ -94,7 +105,9 @@ def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size
     records = read_records(folder)
     fates = {"stored", bad_images} - {"stop"}
     known = [item_id for item_id in share if item_id in records]
-    stale = {item for item in known if records[item].source != modality.signatures[item] or records[item].fate not in fates}
+    current = _compare(modality, {item_id: records[item_id] for item_id in known if records[item_id].fate in fates})
+    stale = {item_id for item_id in known if current.get(item_id) is None}
+    update_records(folder, {item_id: record for item_id, record in current.items() if record and record is not records[item_id]})
     discard(folder, stale)
     pending = [item_id for item_id in share if item_id not in records or item_id in stale]
     batches = [pending[start : start + batch_size] for start in range(0, len(pending), batch_size)]
@@ -102,6 +115,13 @@ def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size
         with FeatureWriter(folder, modality.header, shard=rank) as writer:
             _encode_into(writer, modality, batches, bad_images)
     _report(folder, write_lists(folder, item_ids), len(pending))
+
+
+def _compare(modality: Modality, records: dict[str, Record]) -> dict[str, Record | None]:
+    """What `Modality.compare` says of every record; files that have to be read are, by several threads."""
+    with ThreadPoolExecutor(8) as threads:
+        compared = threads.map(modality.compare, records, records.values())
+        return dict(zip(records, tqdm(compared, f"{modality.header.modality}: comparing", len(records), unit="item", delay=2)))
 
 
 def verify_store(folder: Path):
@@ -130,7 +150,7 @@ def _encode_into(writer: FeatureWriter, modality: Modality, batches: list[list[s
     with tqdm(total=sum(map(len, batches)), desc=name, unit="item", disable=rank > 0) as progress, _one_behind() as behind:
         for batch, (inputs, reasons) in zip(batches, modality.batches(batches)):
             bad = {batch[position]: reason for position, reason in reasons.items()}
-            records = {item: Record(modality.signatures[item], bad_images, reason) for item, reason in bad.items()}
+            records = {item: modality.record(item, bad_images, reason) for item, reason in bad.items()}
             features = {}
             if bad and bad_images == "stop" and not stopped:
                 stopped = True
@@ -139,7 +159,7 @@ def _encode_into(writer: FeatureWriter, modality: Modality, batches: list[list[s
                 kept = [item for item in batch if item not in bad or bad_images == "blank"]
                 encoded = dict(zip(batch, modality.encode(inputs)))
                 features = {item: encoded[item] for item in kept}
-                records = {item: Record(modality.signatures[item]) for item in kept} | records
+                records = {item: modality.record(item) for item in kept} | records
             behind(writer.add, features, records)
             progress.update(len(batch))
 
@@ -168,6 +188,9 @@ def _report(folder: Path, by_fate: dict[str, dict[str, Record]], num_new: int):
         )
     num_items = len(by_fate["stored"]) + len(by_fate["blank"])
     print(f"{folder}: {num_items:,} items; {num_new:,} were not there yet or have changed")
+    hashes = {item_id: record.source for item_id, record in by_fate["stored"].items() if record.seen}
+    if shared := describe_shared(hashes):
+        print(f"{folder}: {shared}")
     for fate in ("drop", "blank"):
         if by_fate[fate]:
             print(f"{folder / LISTS[fate]}: {len(by_fate[fate]):,} items whose image is missing or cannot be decoded")

@@ -10,8 +10,10 @@ import torch
 import xxhash
 
 from odmt.features.encoders import ImageEncoder, TextEncoder
-from odmt.features.images import DecodedBatches, find_images, load_batches
-from odmt.features.store import Header
+from odmt.features.images import DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
+from odmt.features.store import Fate, Header, Record
+
+NO_FILE = "none"
 
 
 class Modality(Protocol):
@@ -19,11 +21,15 @@ class Modality(Protocol):
 
     Attributes:
         header: of the store that it fills.
-        signatures: by item, what its features are made from; another signature means that they are out of date.
     """
 
     header: Header
-    signatures: dict[str, str]
+
+    def record(self, item_id: str, fate: Fate = "stored", reason: str = "") -> Record:
+        """What is to be kept of an item that has been read just now."""
+
+    def compare(self, item_id: str, record: Record) -> Record | None:
+        """The record as it is or, where only the look of a file has changed, brought up to date; None: the item has changed."""
 
     def batches(self, batches: list[list[str]]) -> Iterator[tuple[object, dict[int, str]]]:
         """Yield what `encode` takes for each batch of items and, by position, why an item could not be read."""
@@ -43,14 +49,64 @@ class ImageModality:
         self._num_workers = num_workers
         self._shrink_jpegs = shrink_jpegs
         self._paths = find_images(folder, item_ids)
-        # A file's size survives a copy of the dataset, and a repaired or exchanged image has another one.
-        self.signatures = {item_id: f"{path.stat().st_size} bytes" if path else "none" for item_id, path in self._paths.items()}
+        self._looks = {item_id: _look(path) for item_id, path in self._paths.items()}
+
+    def record(self, item_id: str, fate: Fate = "stored", reason: str = "") -> Record:
+        """Sign with a hash of the file, unless it has changed since this object was made."""
+        path, look = self._paths[item_id], self._looks[item_id]
+        if path is None:
+            return Record(NO_FILE, fate, reason)
+        content = _hash(path)
+        if not (content and look) or _look(path) != look:
+            return Record("unknown", fate, reason)
+        return Record(content, fate, reason, f"{content} {look}")
+
+    def compare(self, item_id: str, record: Record) -> Record | None:
+        """Look at the file from outside; where that does not settle it, compare its content with what was read."""
+        path, look = self._paths[item_id], self._looks[item_id]
+        if path is None:
+            return record if record.source == NO_FILE else None
+        read, _, seen = record.seen.partition(" ")
+        if look and seen == look:
+            return record
+        content = _hash(path)
+        if not content or not (read == content if read else _is_as_before(path, record)):
+            return None
+        return dataclasses.replace(record, seen=f"{content} {look}")
 
     def batches(self, batches: list[list[str]]) -> Iterator[tuple[torch.Tensor, dict[int, str]]]:
         """Yield pixels, decoded ahead by worker processes."""
         paths = [[self._paths[item_id] for item_id in batch] for batch in batches]
         images = DecodedBatches(paths, self._encoder.image_size, self._shrink_jpegs)
         yield from load_batches(images, self._num_workers, pin_memory=self._encoder.device.type == "cuda")
+
+
+def _look(path: Path | None) -> str:
+    """What changes when a file does, without reading it; empty where it cannot be had."""
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return ""
+    # The time of the last change of the inode too: the other one can be set, and is, by whatever copies files.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}" if status else ""
+
+
+def _hash(path: Path) -> str:
+    try:
+        return content_hash(path)
+    except (OSError, ValueError):  # decoding says why
+        return ""
+
+
+def _is_as_before(path: Path, record: Record) -> bool:
+    """Judge by a record of an earlier version, which knew the size of the file alone and decoded images of any kind."""
+    if record.source != f"{path.stat().st_size} bytes":
+        return False
+    try:
+        with open_image(path) as image:
+            return is_plain(image)
+    except Exception:  # what was bad then may stay as it is; what is refused now is read again, to be listed
+        return record.fate != "stored"
 
 
 class TextModality:
@@ -60,7 +116,14 @@ class TextModality:
         self.header = encoder.header
         self.encode = encoder.encode
         self._texts = dict(zip(item_ids, texts))
-        self.signatures = {item_id: xxhash.xxh3_64_hexdigest(text.encode()) for item_id, text in self._texts.items()}
+
+    def record(self, item_id: str, fate: Fate = "stored", reason: str = "") -> Record:
+        """Sign with a hash of the text."""
+        return Record(xxhash.xxh3_64_hexdigest(self._texts[item_id].encode()), fate, reason)
+
+    def compare(self, item_id: str, record: Record) -> Record | None:
+        """Compare the hash of the text."""
+        return record if record.source == self.record(item_id).source else None
 
     def batches(self, batches: list[list[str]]) -> Iterator[tuple[list[str], dict[int, str]]]:
         """Yield texts; every text can be read."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import lmdb
 import numpy as np
@@ -125,23 +125,25 @@ class Header:
         return [key for key, value in self.compared().items() if value != theirs[key]]
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Record:
     """What is known of an item beside its features.
 
     Attributes:
         source: signature of the image file or text that was read, or of the features where these came from elsewhere.
         fate: `stored`, or what was done about an image that could not be decoded; with `stop` and `drop` it has no features.
         reason: why the image could not be decoded.
-        seen: how the file looked from outside when its content was last compared, so that it need not be read again.
+        seen: a hash of the file and how it looked from outside when they were last compared, so that it need not be read again;
+            empty in stores of earlier versions. Copies of a dataset differ in it, so it is not compared.
     """
 
     source: str
     fate: Fate = "stored"
     reason: str = ""
-    seen: str = ""
+    seen: str = field(default="", compare=False)
 
     def to_bytes(self) -> bytes:
-        """Three columns of a TSV line; four where the file's look is known."""
+        """Three columns of a TSV line, four where `seen` is known."""
         columns = [self.source, self.fate, " ".join(self.reason.split())]
         return "\t".join([*columns, self.seen] if self.seen else columns).encode()
 

@@ -141,6 +141,20 @@ def read_records(folder: Path) -> dict[str, Record]:
     return records
 
 
+def update_records(folder: Path, records: Mapping[str, Record]):
+    """Write records in place of those of the same items, in whatever shards they are; not where the folder is read only."""
+
+    def replace(transaction: lmdb.Transaction):
+        for item_id, record in records.items():
+            if transaction.get(item_id.encode(), db=shard.records) is not None:
+                transaction.put(item_id.encode(), record.to_bytes(), db=shard.records)
+
+    for path in shard_paths(folder) if records and os.access(folder, os.W_OK) else []:
+        shard = _open_for_writing(path)
+        _transact(shard, replace)
+        shard.env.close()
+
+
 def discard(folder: Path, item_ids: Collection[str]):
     """Remove items from whatever shards hold them."""
 
