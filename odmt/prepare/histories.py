@@ -45,7 +45,7 @@ def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_events(
-    path: Path, user: str, item: str, timestamp: str, skip_bad_lines: int = 0, timestamp_format: str | None = None
+    path: Path, user: str, item: str, timestamp: str | None, skip_bad_lines: int = 0, timestamp_format: str | None = None
 ) -> pl.DataFrame:
     """Read an interaction table with names of columns and an interaction a row.
 
@@ -53,24 +53,25 @@ def read_events(
         path: CSV (.tsv: tabs), JSON lines or Parquet, compressed or not.
         user: column.
         item: column.
-        timestamp: column: numbers or dates, as `TimeColumn` reads them.
+        timestamp: column: numbers or dates, as `TimeColumn` reads them; None: times do not matter.
         skip_bad_lines: as in `RawLines`.
         timestamp_format: of dates that are written in another way, in the letters of strptime.
 
     Returns:
-        user, item, time.
+        user, item and, if a column of times is named, time.
     """
-    columns = {"user": user, "item": item, "time": timestamp}
+    columns = {"user": user, "item": item} | ({"time": timestamp} if timestamp else {})
     form = suffix(path)
     times = TimeColumn(timestamp_format)
 
     def convert(table: pl.DataFrame) -> pl.DataFrame:
-        return table.select("user", "item", times.read(table["time"]))
+        return table.select("user", "item", *([times.read(table["time"])] if timestamp else []))
 
     if form in PARQUET:
         table = read_parquet(path, list(columns.values())).select(**{name: pl.col(column) for name, column in columns.items()})
-        times.day_first = begins_with_day(table["time"])
-        return _without_bad_rows(path, table, times, skip_bad_lines)
+        if timestamp:
+            times.day_first = begins_with_day(table["time"])
+        return _without_bad_rows(path, table, convert, skip_bad_lines)
     texts = [pl.col(column).alias(name) for name, column in columns.items()]
     if form in JSON:
         keys = list(dict.fromkeys(key for found in first_objects(path) for key in found))
@@ -84,9 +85,24 @@ def read_events(
         def read(convert, skip):
             return read_csv(path, texts, skip_bad_lines=skip, convert=convert)
 
-    if not timestamp_format:
+    if timestamp and not timestamp_format:
         times.day_first = _day_first(read)
     return pl.concat(read(convert, skip_bad_lines))
+
+
+def histories_of_pairs(events: pl.DataFrame) -> pl.DataFrame:
+    """Collect the items of each user, each once; users and items by their first row.
+
+    Args:
+        events: user, item; a row an interaction.
+
+    Returns:
+        user, items (a list).
+    """
+    pairs = events.select("user", "item").unique(maintain_order=True)
+    if repeated := len(events) - len(pairs):
+        print(f"{repeated:,} of {len(events):,} interactions repeat a pair of user and item, which counts once")
+    return pairs.group_by("user", maintain_order=True).agg(pl.col("item").alias("items"))
 
 
 def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
@@ -120,14 +136,16 @@ def _day_first(read: Callable) -> bool | None:
     return None
 
 
-def _without_bad_rows(path: Path, table: pl.DataFrame, times: TimeColumn, skip_bad_lines: int) -> pl.DataFrame:
-    read = table.with_columns(times.read(table["time"]))
+def _without_bad_rows(
+    path: Path, table: pl.DataFrame, convert: Callable[[pl.DataFrame], pl.DataFrame], skip_bad_lines: int
+) -> pl.DataFrame:
+    read = convert(table)
     bad = read.select(row=pl.any_horizontal(pl.all().is_null(), pl.col("user", "item") == "")).to_series()
     if bad.sum() > skip_bad_lines:
         first = bad.arg_max()
         missing = [name for name in ("user", "item") if not table[name][first]]
         try:
-            problem = f"no valid {missing[0]}" if missing else str(times.read(table["time"][first : first + 1]))
+            problem = f"no valid {missing[0]}" if missing else str(convert(table[first : first + 1]))
         except InputError as error:
             problem = str(error)
         raise InputError(

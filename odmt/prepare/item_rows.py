@@ -49,14 +49,19 @@ class ItemRows:
         self.lines.append(last)
 
 
-def read_rows(path: Path) -> ItemRows:
-    """Read a table of items: Parquet, JSON lines, tabs or commas, as its suffix says."""
+def read_rows(path: Path, between: str = " ") -> ItemRows:
+    """Read a table of items: Parquet, JSON lines, tabs or commas, as its suffix says.
+
+    Args:
+        path: the file.
+        between: what stands between the values of a list of Parquet or JSON.
+    """
     form = suffix(path)
     if form in PARQUET:
-        table = read_parquet(path).fill_null("")
+        table = read_parquet(path, between=between).fill_null("")
         return ItemRows(table.columns, [list(row) for row in table.rows()], list(range(1, len(table) + 1)), unit="row")
     if form in JSON:
-        return _json_rows(path)
+        return _json_rows(path, between)
     return _tab_rows(path) if delimiter(path) == "\t" else _csv_rows(path)
 
 
@@ -124,11 +129,11 @@ def _end_of_row(lines: list[str], start: int, width: int) -> int:
     return start + 1
 
 
-def _json_rows(path: Path) -> ItemRows:
+def _json_rows(path: Path, between: str) -> ItemRows:
     source = json_lines(path)
     objects = [(number, parse_line(path, source.unit, number, line)) for number, line in _numbered(path, source)]
     names = list(dict.fromkeys(key for _, found in objects for key in found))
-    rows = [[_text(found.get(name)) for name in names] for _, found in objects]
+    rows = [[_text(found.get(name), between) for name in names] for _, found in objects]
     return ItemRows(names, rows, [number for number, _ in objects], unit=source.unit)
 
 
@@ -145,9 +150,9 @@ def _numbered(path: Path, source: RawLines) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def _text(value) -> str:
+def _text(value, between: str) -> str:
     if isinstance(value, list):
-        return " ".join(map(_text, value))
+        return between.join(_text(part, between) for part in value)
     if value is None or value != value:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

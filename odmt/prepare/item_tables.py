@@ -1,6 +1,8 @@
 """Tables of items with their texts."""
 
+import ast
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +13,8 @@ from odmt.prepare.layout import tidy
 from odmt.prepare.raw_lines import RawLines, decoded_lines
 from odmt.prepare.raw_tables import NAMELESS, check_columns
 
+BETWEEN = "\x1f"  # between the values of a list, since a blank may stand within one
+NO_CATEGORY = "(none)"
 MAX_SAMPLE = 40  # characters of a column's sample
 
 
@@ -44,6 +48,36 @@ def read_items(path: Path, item: str, fields: list[str] | None = None, list_sepa
     texts = {f"field_{n}": [clean(value) for value in table.column(name)] for n, name in enumerate(chosen)}
     _say_columns(path, table, dict(zip(chosen, texts.values())), fields is None)
     return pl.DataFrame({"item": item_ids, **texts}, schema=dict.fromkeys(["item", *texts], pl.String))
+
+
+def read_labels(path: Path, item: str, column: str, list_separator: str | None = None) -> pl.DataFrame:
+    """Read the categories of items, of a list the first; those that have none get one of their own, and are counted.
+
+    Args:
+        path: as `read_items`.
+        item: column of the items' names.
+        column: that of their categories.
+        list_separator: character between the values of a list.
+
+    Returns:
+        item, label, in the order of the file.
+    """
+    table = read_rows(path, BETWEEN)
+    check_columns(path, table.names, [item, column])
+    labels = [_first(value, list_separator) or NO_CATEGORY for value in table.column(column)]
+    if without := labels.count(NO_CATEGORY):
+        print(f"{without:,} of {len(labels):,} items have no {column}; their category is called {NO_CATEGORY}")
+    return pl.DataFrame({"item": table.column(item), "label": labels}, schema={"item": pl.String, "label": pl.String})
+
+
+def _first(value: str, list_separator: str | None) -> str:
+    """The first value of a list, however it is written."""
+    if value.startswith("[") and value.endswith("]"):  # as Python and JSON write a list into a CSV file
+        with suppress(ValueError, SyntaxError):
+            values = ast.literal_eval(value)
+            value = str(values[0]) if values else ""
+    value = value.split(BETWEEN)[0]
+    return tidy(value.split(list_separator)[0] if list_separator else value)
 
 
 def read_tab_items(path: Path) -> pl.DataFrame:

@@ -73,6 +73,12 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def write_table(path: Path, table: pl.DataFrame):
+    """Write a file of tab-separated columns without a header, whole or not at all."""
+    with written_whole(path) as partial:
+        table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Say which dataset could not be written when the disk, or a raw file, cannot be worked with."""
@@ -103,12 +109,20 @@ class Dataset:
         items: item and text fields, in the order that numbers the items.
         pictured: items that have a picture; None: a dataset without pictures.
         cut: what is kept of a user.
+        labels: item, label, of all items; None: a dataset without categories.
 
     Raises:
         InputError: names that the layout cannot hold; nothing left.
     """
 
-    def __init__(self, histories: pl.DataFrame, items: pl.DataFrame, pictured: Collection[str] | None, cut: Cut):
+    def __init__(
+        self,
+        histories: pl.DataFrame,
+        items: pl.DataFrame,
+        pictured: Collection[str] | None,
+        cut: Cut,
+        labels: pl.DataFrame | None = None,
+    ):
         self.dropped: dict[str, int] = {}
         occurring = histories.select(pl.col("items").explode().unique().alias("item"))
         table = items["item"]
@@ -134,6 +148,7 @@ class Dataset:
         left = self.histories.select(pl.col("items").explode().unique().alias("item"))
         self.items = described.join(left, on="item", how="semi", maintain_order="left")
         self._count("items left with no interaction", len(described) - len(self.items))
+        self.labels = None if labels is None else self.items.select("item").join(labels, on="item", maintain_order="left")
         if self.histories.is_empty():
             raise InputError(f"no user is left; dropped: {self._dropped()}")
         _check_names(self.histories["user"], self.items["item"])
@@ -144,17 +159,21 @@ class Dataset:
         return self.items["item"].to_list()
 
     def write(self, folder: Path):
-        """Write items.tsv and behaviours.tsv, each whole or not at all."""
+        """Write items.tsv, behaviours.tsv and, where there are categories, labels.tsv, each whole or not at all."""
         lines = self.histories.select(pl.col("user"), pl.col("items").list.join(" "))
-        for name, table in {"items.tsv": self.items, "behaviours.tsv": lines}.items():
-            with written_whole(folder / name) as partial:
-                table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
+        for name, table in {"items.tsv": self.items, "labels.tsv": self.labels, "behaviours.tsv": lines}.items():
+            if table is not None:
+                write_table(folder / name, table)
 
     def report(self, name: str):
         """Print what was dropped and the dataset's row of Table 1, beside the paper's if it has a dataset of this name."""
-        print(f"dropped: {self._dropped()}")
+        self.report_dropped()
         interactions = self.histories["items"].list.len().sum()
         print_table1(name, len(self.histories), len(self.items), interactions)
+
+    def report_dropped(self):
+        """Print what was dropped."""
+        print(f"dropped: {self._dropped()}")
 
     def _count(self, what: str, number: int):
         if number:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.files import written_whole
+from odmt.prepare.layout import Dataset, write_table
 
 
 def hold_out(pairs: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -69,10 +69,19 @@ class Split:
         return total | splits | labels
 
 
-def write_table(path: Path, table: pl.DataFrame):
-    """Write a file of tab-separated columns without a header, whole or not at all."""
-    with written_whole(path) as partial:
-        table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
+def random_split(dataset: Dataset, test_share: float, valid_share: float, seed: int) -> Split:
+    """Split what users had, each pair of user and item once, without regard to time.
+
+    Args:
+        dataset: uncut histories.
+        test_share: of each user's pairs, held out as `hold_out` does.
+        valid_share: of each user's other pairs.
+        seed: of both draws.
+    """
+    pairs = dataset.histories.select("user", item="items").explode("item").unique(maintain_order=True)
+    rest, test = hold_out(pairs, test_share, seed)
+    train, valid = hold_out(rest, valid_share, seed)
+    return Split(train, valid, test, dataset.items, dataset.labels)
 
 
 def _lists(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -13,8 +13,8 @@ from odmt.prepare.raw_tables import check_columns
 PARQUET = (".parquet", ".pq")
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read columns of a Parquet file as texts, lists joined by blanks, dates as ISO; nulls stay.
+def read_parquet(path: Path, columns: Sequence[str] | None = None, between: str = " ") -> pl.DataFrame:
+    """Read columns of a Parquet file as texts, dates as ISO and, between values of lists, a text, a blank by default; nulls stay.
 
     Raises:
         InputError: no Parquet file, or a column that is not there.
@@ -30,12 +30,12 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFra
             raise InputError(
                 f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; write or download it again"
             ) from error
-    return table.select(_text(column) for column in table.get_columns())
+    return table.select(_text(column, between) for column in table.get_columns())
 
 
-def _text(column: pl.Series) -> pl.Series:
+def _text(column: pl.Series, between: str) -> pl.Series:
     if isinstance(column.dtype, (pl.List, pl.Array)):
-        return column.cast(pl.List(pl.String)).list.join(" ")
+        return column.cast(pl.List(pl.String)).list.join(between)
     if column.dtype.is_float() and (column.is_null() | column.is_nan() | (column == column.round())).all():
         # pandas makes whole numbers floats where one is missing.
         whole = column.fill_nan(None)
