@@ -4,7 +4,7 @@ Legend: R rows of the file, T tokens of an item, W feature width.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,14 +18,13 @@ from odmt.errors import InputError
 from odmt.features.feature_files import FeatureFile, open_features
 from odmt.features.item_table import read_items
 from odmt.features.row_names import read_row_names
-from odmt.features.store import Header, Record, shard_paths
+from odmt.features.store import IMPORTED, Header, Record, shard_paths
 from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, exclusive, read_records, write_lists
 
 BLOCK_BYTES = 32 << 20  # that are read, and stored in one transaction, at a time
 SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # of a file that its fingerprint is made from
 
 FirstToken = Literal["cls", "pooled", "mean", "add-mean"]
-IMPORTED = "imported"  # what the header of such a store says of the pre-processing
 _LAYERS = {
     "cls": "tokens as imported, the encoder's CLS token first",
     "pooled": "tokens as imported, the encoder's pooled output first",
@@ -148,11 +147,12 @@ def import_rows(folder: Path, source: FeatureFile, names: list[str | None], form
                 tqdm(total=len(places), desc=folder.name, unit="item", delay=1) as progress,
             ):
                 progress.update(len(stored))
-                for rows in _batches(source, names, stored):
-                    features = {name: _stored_form(source.path, name, row, header, form) for name, row in rows.items()}
+                for features in _batches(
+                    source, names, stored, lambda name, row: _stored_form(source.path, name, row, header, form)
+                ):
                     writer.add(features, {name: _record(tokens, places[name]) for name, tokens in features.items()})
-                    progress.update(len(rows))
-        except _BadValues:
+                    progress.update(len(features))
+        except _BadFile:
             if fresh:  # another file will be imported in its place
                 shutil.rmtree(folder)
             raise
@@ -161,36 +161,42 @@ def import_rows(folder: Path, source: FeatureFile, names: list[str | None], form
     if blank := by_fate["blank"]:
         print(
             f"{header.modality} features of {len(blank):,} items are all zero, the usual mark of a missing {header.modality}: "
-            f"{next(iter(blank))} and others, listed in {LISTS['blank']} beside them"
+            f"{', '.join(list(blank)[:3])}{' ...' * (len(blank) > 3)}, listed in {LISTS['blank']} beside them"
         )
 
 
-class _BadValues(InputError):
-    """Features that cannot be stored as they are."""
+class _BadFile(InputError):
+    """A file that cannot be read to its end, or features that cannot be stored as they are."""
 
 
-def _batches(source: FeatureFile, names: list[str | None], stored: set[str]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the rows that are wanted and not stored yet, by item."""
+def _batches(
+    source: FeatureFile, names: list[str | None], stored: set[str], convert: Callable[[str, np.ndarray], np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the features of the items that are wanted and not stored yet."""
     wanted = [name is not None and name not in stored for name in names]
     if not any(wanted):
         return
     start = wanted.index(True)
     size = max(1, BLOCK_BYTES // max(1, source.row_bytes))
-    for first, block in zip(count(start, size), source.blocks(size, start)):
-        if rows := {names[n]: row for n, row in enumerate(block, first) if n < len(names) and wanted[n]}:
-            yield rows
-        if first + size >= len(names):
-            return
+    try:
+        for first, block in zip(count(start, size), source.blocks(size, start)):
+            rows = {names[n]: row for n, row in enumerate(block, first) if n < len(names) and wanted[n]}
+            if rows:
+                yield {name: convert(name, row) for name, row in rows.items()}
+            if first + size >= len(names):
+                return
+    except InputError as error:
+        raise _BadFile(str(error)) from error
 
 
 def _stored_form(path: Path, name: str, row: np.ndarray, header: Header, form: Form) -> np.ndarray:
     """The tokens [T, W] of an item as they are stored."""
     tokens = row[None] if row.ndim == 1 else row
     if tokens.ndim != 2 or tokens.shape[1] != header.width or not len(tokens):
-        raise _BadValues(f"{path}: item {name!r} has features of shape {list(row.shape)}, the first item of width {header.width}")
+        raise InputError(f"{path}: item {name!r} has features of shape {list(row.shape)}, the first item of width {header.width}")
     if not np.isfinite(tokens).all():
         bad = tokens[~np.isfinite(tokens)]
-        raise _BadValues(f"{path}: item {name!r} has {len(bad)} values that are not finite, {bad[0]} the first; mend the file")
+        raise InputError(f"{path}: item {name!r} has {len(bad)} values that are not finite, {bad[0]} the first; mend the file")
     if form.first_token == "add-mean":
         tokens = np.concatenate([tokens.mean(0, dtype=np.float64)[None], tokens])
     with np.errstate(over="ignore", under="ignore"):
@@ -200,7 +206,7 @@ def _stored_form(path: Path, name: str, row: np.ndarray, header: Header, form: F
         lost = tokens != 0
     if lost.any():
         remedy = "store them as they are with --dtype float32" if form.dtype == "float16" else "scale the features"
-        raise _BadValues(f"{path}: item {name!r} has the value {tokens[lost][0]:.6g}, which {form.dtype} cannot hold; {remedy}")
+        raise InputError(f"{path}: item {name!r} has the value {tokens[lost][0]:.6g}, which {form.dtype} cannot hold; {remedy}")
     return result
 
 

@@ -28,6 +28,7 @@ MODALITIES = ("image", "text")
 VERSION = 1
 CHECKSUM_BYTES = 8
 HEADER_KEY = b"header"
+IMPORTED = "imported"  # what the header of ready features says of the pre-processing
 
 Fate = Literal["stored", "stop", "drop", "blank"]
 

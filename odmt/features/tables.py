@@ -18,7 +18,7 @@ from tqdm import tqdm
 from odmt.config import DataConfig
 from odmt.errors import InputError
 from odmt.features.items import Tokens
-from odmt.features.store import FeatureStore
+from odmt.features.store import IMPORTED, FeatureStore
 
 log = logging.getLogger(__name__)
 
@@ -198,14 +198,17 @@ def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool
     command = f"python scripts/extract_features.py --dataset {shlex.quote(str(folder))}"
     path = folder / "features" / source
     if source == "image" and not path.is_dir() and not (folder / "images").is_dir():
-        raise InputError(f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text]")
+        raise InputError(
+            f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text], or import features"
+        )
     if not path.is_dir():
-        raise InputError(f"{path}: the dataset has no {source} features; make them with: {command}")
+        raise InputError(f"{path}: the dataset has no {source} features; make them with: {command}, or import them")
     store = FeatureStore(path)
     missing = [item_id for item_id in item_ids if item_id not in store]
     if missing:
-        raise InputError(
-            f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; continue with: {command} "
-            f"--modality {source} --{source}-encoder {shlex.quote(store.header.encoder)}"
-        )
+        encoder = shlex.quote(store.header.encoder)
+        again = f"continue with: {command} --modality {source} --{source}-encoder {encoder}"
+        if store.header.preprocessing == IMPORTED:
+            again = f"import those of all items again, as was done from {encoder} with scripts/import_features.py"
+        raise InputError(f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; {again}")
     return StoredTable(store, item_ids, first_token_only)
