@@ -3,10 +3,12 @@
 `pytest tests/test_sgfd_parity.py --golden-dir DIR` takes the goldens of another folder (or of its folder `sgfd`).
 """
 
+import numpy as np
 import pytest
 import torch
 from sgfd_goldens import RESPONSE_TOLERANCE, SgfdGolden, assert_all_near, assert_near
 
+from odmt.distributed import World
 from odmt.features.extractors import PlainExtractor, RawFeatures, SgfdExtractor
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.content import ItemContent
@@ -17,6 +19,8 @@ from odmt.graph.models.host import Host
 from odmt.graph.models.maml import MAML, MAMLSettings
 from odmt.graph.published import GRCN_SEEN_SCORE, bm3_metrics, grcn_metrics, listed_hits, maml_metrics
 from odmt.graph.sampling import PairBatch
+from odmt.metrics import summarize
+from odmt.ranking import ItemLists, ScoreBlock, rank_held_out
 
 TOLERANCE = 1e-5
 MAML_TOLERANCE = 1e-4
@@ -463,3 +467,33 @@ def test_maml_published_metrics(golden, name):
     for cutoff, expected in metrics["standard"].items():
         for metric in ("recall", "precision"):
             assert got[f"maml_official_{metric}@{cutoff}"] == pytest.approx(expected[metric], rel=1e-12)
+
+
+# All hosts
+
+
+def standard_metrics(golden: SgfdGolden) -> list[tuple[torch.Tensor, dict[str, float]]]:
+    """Scores and the standard metrics of them, `recall@5` and so on."""
+    metrics, arrays = golden.meta["metrics"], golden.arrays
+    if golden.host == "bm3":
+        return [(arrays[f"scores.{when}"], metrics[when]["standard"]) for when in ("before", "after")]
+    if golden.host == "grcn":
+        cases = [(arrays["final.scores"], metrics["standard"])]
+    else:
+        cases = [(arrays[f"scores.{name}"], metrics[f"after_{name}"]["standard"]) for name in ("official", "all")]
+    return [(scores, {f"{name}@{k}": value for k, of in table.items() for name, value in of.items()}) for scores, table in cases]
+
+
+def lists_of(pairs: list[list[int]], num_users: int) -> ItemLists:
+    users, items = np.unique(np.array(pairs), axis=0).T
+    return ItemLists(items, np.concatenate([[0], np.bincount(users, minlength=num_users).cumsum()]))
+
+
+def test_standard_metrics(golden):
+    for scores, expected in standard_metrics(golden):
+        train, test = (lists_of(golden.meta[part], len(scores)) for part in ("train", "test"))
+        blocks = (ScoreBlock(users, {"fused": scores[users]}) for users in np.array_split(np.arange(len(scores)), 3))
+        ranks = rank_held_out(blocks, test, train.of, World(0, 1, torch.device("cpu")))
+        got = summarize(ranks, (5, 10, 20), ("recall", "ndcg", "precision", "hit"), ranks.offsets)
+        for name, value in expected.items():
+            assert got[f"fused/{name}"] == pytest.approx(value, rel=1e-12), name
