@@ -19,21 +19,15 @@ def require(condition: bool, key: str, problem: str):
 
 @dataclass
 class DataConfig:
-    """Which dataset is read, and where its features live; documented where a family adds its own.
+    """Which dataset is read; a family adds its own.
 
     Attributes:
         dataset: name of the dataset's folder.
         root: folder that holds the datasets.
-        placement: `device`, `pinned`, `disk` or `auto` (`odmt.features.tables`).
-        device_budget_gb: features up to this size (GB) are put on the device by `auto`.
-        pinned_budget_gb: features up to this size (GB, of every process) are put into pinned RAM by `auto`.
     """
 
     dataset: str = "demo"
     root: str = "data"
-    placement: Literal["auto", "device", "pinned", "disk"] = "auto"
-    device_budget_gb: float = 12.0
-    pinned_budget_gb: float = 32.0
 
     def __post_init__(self):
         pass
@@ -73,10 +67,18 @@ class TrainConfig:
     test_curve: bool = False
 
     def __post_init__(self):
-        require(self.epochs >= 1, "train.epochs", "must be 1 or more")
         require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
+        self.check_steps()
+
+    def check_steps(self):
+        """Refuse what no family can train with.
+
+        Raises:
+            InputError: naming the key.
+        """
+        require(self.epochs >= 1, "train.epochs", "must be 1 or more")
         for key in ("lr", "clip_norm"):
-            require(getattr(self, key) > 0, f"train.{key}", "must be positive")
+            require(getattr(self, key) is None or getattr(self, key) > 0, f"train.{key}", "must be positive")
         require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
         require(self.seed >= 0, "train.seed", "must not be negative")
         require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")

@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -174,7 +175,9 @@ def _set(tree: dict, keys: list[str], value):
 
 def _check_null(key: str, value, place: str, family: str):
     """Refuse null where there is none: the parser takes it for "not given"."""
-    if value is None and _defaults(family)[key] is not None:
+    section, _, field = key.rpartition(".")
+    tree = type(getattr(config_class(family)(), section)) if section else config_class(family)
+    if value is None and type(None) not in get_args(get_type_hints(tree)[field]):
         raise InputError(f"{place}: {key} must have a value; leave it out for its default")
 
 

@@ -154,6 +154,11 @@ class RunFolder:
             now["before"] = [*earlier.pop("before", []), earlier]
         write_text(path, json.dumps(now, indent=2) + "\n")
 
+    def note(self, text: str):
+        """Write to train.log alone what is shown elsewhere."""
+        if self._log is not None:
+            self._log.emit(logging.makeLogRecord({"msg": text, "levelno": logging.INFO}))
+
     def close(self):
         """End what `open` began and let the folder go: the next run of this process has one of its own."""
         if self._writer is not None:

@@ -225,7 +225,7 @@ class Run:
             baseline = popular[split][f"{MOST_POPULAR}/{metric}"]
             draw_training_curve(self.folder.path, self.config.selection, {MOST_POPULAR: baseline})
             self.folder.write_result(result)
-            log.info("test, %d users:\n%s", result["test_users"], result_table(result))
+            self.folder.note(f"test, {result['test_users']} users:\n{result_table(result)}")
         return result
 
 
@@ -299,8 +299,10 @@ def main(args: list[str]) -> int:
         best = f"epoch {result['best_epoch']}, the best of {result['epochs']} by {chosen_by(config.selection)}"
         print(f"test metrics of {best}:")
         print(result_table(result))
-        for name, value in result.get("published", {}).items():
-            print(f"{name}: {value:.4f}")
+        if published := result.get("published"):
+            print("\nas the official evaluator works them out, which are no standard metrics:")
+            for name, value in published.items():
+                print(f"{name}: {value:.4f}")
     return 0
 
 

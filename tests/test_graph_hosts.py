@@ -42,20 +42,20 @@ def adjacency() -> Adjacency:
 
 def bm3_of(content: ItemContent, sgfd: bool, **settings) -> BM3:
     extractor = SgfdExtractor(content.widths, DIM, NUM_LABELS) if sgfd else PlainExtractor(content.widths, DIM, xavier=True)
-    settings = BM3Settings(**{"dim": DIM, "dropout": 0.0, **settings})
-    return BM3(adjacency(), content, extractor, NUM_USERS, NUM_ITEMS, settings)
+    settings = BM3Settings(**{"dropout": 0.0, **settings})
+    return BM3(adjacency(), content, extractor, NUM_USERS, NUM_ITEMS, DIM, settings)
 
 
 def grcn_of(content: ItemContent, sgfd: bool, **settings) -> GRCN:
     extractor = SgfdExtractor(content.widths, DIM, NUM_LABELS) if sgfd else PlainExtractor(content.widths, DIM)
     edges = Edges(torch.from_numpy(USERS), torch.from_numpy(ITEMS), NUM_USERS, NUM_ITEMS)
-    return GRCN(edges, content, extractor, NUM_USERS, NUM_ITEMS, GRCNSettings(dim=DIM, **settings))
+    return GRCN(edges, content, extractor, NUM_USERS, NUM_ITEMS, DIM, GRCNSettings(**settings))
 
 
 def maml_of(content: ItemContent, sgfd: bool, **settings) -> MAML:
     extractor = SgfdExtractor(content.widths, DIM, NUM_LABELS) if sgfd else RawFeatures(content.widths)
-    settings = MAMLSettings(**{"dim": DIM, "hidden_dim": 12, "dropout": 0.0, "attention_dropout": 0.0, **settings})
-    return MAML(content, extractor, NUM_USERS, NUM_ITEMS, settings, batch_size=60)
+    settings = MAMLSettings(**{"hidden_dim": 12, "dropout": 0.0, "attention_dropout": 0.0, **settings})
+    return MAML(content, extractor, NUM_USERS, NUM_ITEMS, DIM, settings, batch_size=60)
 
 
 HOSTS = {

@@ -107,7 +107,7 @@ def test_sum_of_covariances():
 
 def memory_of_scores(num_users: int) -> int:
     """Bytes that scoring takes beyond the tables and the scores themselves, at most."""
-    model = MAML(ItemContent({"text": torch.randn(400, 8)}), RawFeatures({"text": 8}), num_users, 400, MAMLSettings(32))
+    model = MAML(ItemContent({"text": torch.randn(400, 8)}), RawFeatures({"text": 8}), num_users, 400, 32, MAMLSettings())
     model.prepared()
     before = process_memory("VmRSS")
     for users in torch.arange(num_users).split(64):

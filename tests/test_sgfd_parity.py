@@ -124,9 +124,9 @@ def bm3_model(golden: SgfdGolden) -> BM3:
     num_users, num_items = args["num_users"], args["num_items"]
     users, items = torch.tensor(golden.meta["train"]).T
     keys = {"n_layers": "num_layers", "dropout": "dropout", "reg_weight": "reg_weight", "cl_weight": "cl_weight"}
-    settings = BM3Settings(golden.dim, **{ours: args[official] for official, ours in keys.items()})
+    settings = BM3Settings(**{ours: args[official] for official, ours in keys.items()})
     adjacency = Adjacency(users, items, num_users, num_items)
-    model = BM3(adjacency, content, bm3_extractor(golden), num_users, num_items, settings)
+    model = BM3(adjacency, content, bm3_extractor(golden), num_users, num_items, golden.dim, settings)
     model.load_state_dict(golden.state())
     return model
 
@@ -208,7 +208,9 @@ def test_bm3_starts_like_the_official_code(golden):
     model = bm3_model(golden)
     args = golden.args
     torch.manual_seed(args["seed"])
-    start = BM3(model.adjacency, model.content, torch.nn.Identity(), args["num_users"], args["num_items"], model.settings)
+    start = BM3(
+        model.adjacency, model.content, torch.nn.Identity(), args["num_users"], args["num_items"], golden.dim, model.settings
+    )
     start.extractor = bm3_extractor(golden)
     for name, tensor in golden.state().items():
         assert torch.equal(start.state_dict()[name], tensor), name
@@ -241,9 +243,9 @@ def grcn_model(golden: SgfdGolden) -> GRCN:
     sizes = meta["users"], meta["items"]
     edges = Edges(arrays["edges.user"], arrays["edges.item"], *sizes)
     routing = 0 if "no effect" in args["routing"] else args["num_routing"]
-    settings = GRCNSettings(golden.dim, routing, args["is_pruning"], args["weight_decay"])
+    settings = GRCNSettings(routing, args["is_pruning"], args["weight_decay"])
     extractor = golden.extractor() if golden.has_sgfd else PlainExtractor(golden.widths, golden.dim)
-    model = GRCN(edges, ItemContent(golden.features, golden.labels), extractor, *sizes, settings)
+    model = GRCN(edges, ItemContent(golden.features, golden.labels), extractor, *sizes, golden.dim, settings)
     model.load_state_dict(golden.state())
     return model
 
@@ -357,7 +359,6 @@ def maml_model(golden: SgfdGolden, trained: str = "all") -> MAML:
     """The host of a golden with the initial weights."""
     meta, args = golden.meta, golden.args
     settings = MAMLSettings(
-        dim=golden.dim,
         hidden_dim=args["hidden_layer_dim"],
         margin=args["margin"],
         projection_weight=args["feature_l2_reg"],
@@ -372,7 +373,7 @@ def maml_model(golden: SgfdGolden, trained: str = "all") -> MAML:
     content = ItemContent(golden.features, golden.labels)
     # The original takes the text first.
     extractor = golden.extractor() if golden.has_sgfd else RawFeatures({m: golden.widths[m] for m in ("text", "image")})
-    model = MAML(content, extractor, meta["users"], meta["items"], settings, args["batch_size"])
+    model = MAML(content, extractor, meta["users"], meta["items"], golden.dim, settings, args["batch_size"])
     model.load_state_dict(golden.state())
     return model
 
@@ -448,7 +449,7 @@ def assert_parts_near(model: MAML, expected: dict[str, torch.Tensor]):
 @pytest.mark.official(host="maml")
 def test_maml_starts_from_its_projection(golden):
     model = maml_model(golden)
-    start = MAML(model.content, model.extractor, golden.meta["users"], golden.meta["items"], model.settings)
+    start = MAML(model.content, model.extractor, golden.meta["users"], golden.meta["items"], golden.dim, model.settings)
     assert torch.equal(start.item_embedding.weight, start.project())
     assert_near(model.scores(torch.arange(golden.meta["users"])), golden.arrays["scores.initial"], MAML_TOLERANCE)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from odmt.config import DataConfig
 from odmt.errors import InputError
 from odmt.features.items import Tokens
 from odmt.features.store import IMPORTED, FeatureStore
@@ -130,7 +129,16 @@ class ResidentTable:
         return torch.cat([torch.zeros(1, self.width), first])
 
 
-def load_features(data: DataConfig, item_ids: list[str], needs: dict[str, str], device: torch.device) -> dict[str, FeatureTable]:
+class Placed(Protocol):
+    """Where a dataset's features are to live: settings of a family."""
+
+    folder: Path
+    placement: str
+    device_budget_gb: float
+    pinned_budget_gb: float
+
+
+def load_features(data: Placed, item_ids: list[str], needs: dict[str, str], device: torch.device) -> dict[str, FeatureTable]:
     """Open the stores that a model needs and put their features where they fit.
 
     Args:
@@ -142,7 +150,7 @@ def load_features(data: DataConfig, item_ids: list[str], needs: dict[str, str], 
     Raises:
         InputError: no store, or an item that is not in it; the message says which command mends it.
     """
-    stored = {source: _open(data.folder, source, item_ids, need == "cls") for source, need in needs.items()}
+    stored = {source: open_table(data.folder, source, item_ids, need == "cls") for source, need in needs.items()}
     size = sum(table.nbytes for table in stored.values()) / 1e9
     placement = _choose(data, size, device)
     if stored:
@@ -182,7 +190,7 @@ def count_tokens(tables: Mapping[str, FeatureTable], num_items: int) -> np.ndarr
     return counts
 
 
-def _choose(data: DataConfig, size: float, device: torch.device) -> str:
+def _choose(data: Placed, size: float, device: torch.device) -> str:
     if data.placement == "pinned" and device.type == "cpu":
         raise InputError("data.placement=pinned speeds up copies to a GPU, and this run is on a CPU; take disk or device")
     if data.placement != "auto":
@@ -194,12 +202,18 @@ def _choose(data: DataConfig, size: float, device: torch.device) -> str:
     return "pinned" if size <= data.pinned_budget_gb else "disk"
 
 
-def _open(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
+def open_table(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
+    """Open a modality's store of a dataset, for some of its items.
+
+    Raises:
+        InputError: no store, or an item that is not in it; the message says which command mends it.
+    """
     command = f"python scripts/extract_features.py --dataset {shlex.quote(str(folder))}"
     path = folder / "features" / source
     if source == "image" and not path.is_dir() and not (folder / "images").is_dir():
         raise InputError(
-            f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text], or import features"
+            f"{folder}: the dataset has no images; take a model without them, model.sources=[id,text] (of the graph: "
+            "model.modalities=[text]), or import features"
         )
     if not path.is_dir():
         raise InputError(f"{path}: the dataset has no {source} features; make them with: {command}, or import them")

@@ -6,15 +6,59 @@ the hosts are mixed, and with them the definitions.
 Legend: B users of a block, U users with a held-out item, N items, M places of a list.
 """
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from odmt.ranking import ScoreBlock
+
+LIST_LENGTH = 20
+OFFICIAL_CUTOFFS = [5, 10, 20]
+MASKED = -1e10
 GRCN_SEEN_SCORE = 1e-5  # what GRCN's evaluator gives a user's train items
 
 
+class Lists(Protocol):
+    """Items of every user."""
+
+    def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The items of some users, one user after the other, and how many each has."""
+
+
+def published_metrics(host: str, blocks: Iterable[ScoreBlock], seen: Lists, held_out: Lists) -> dict[str, float]:
+    """What the official evaluator of a host would print; nothing for hosts that SGFD was not published on.
+
+    Args:
+        host: bm3, grcn or maml.
+        blocks: scores of all users who have held-out items.
+        seen: what is masked. Deviation: the official evaluators know no validation items.
+        held_out: what is to be found.
+    """
+    if host not in EVALUATORS:
+        return {}
+    hits, num_held_out, num_candidates = [], [], []
+    for block in blocks:
+        scores = block.scores["fused"]
+        rows = {}
+        for name, lists in {"seen": seen, "held_out": held_out}.items():
+            items, counts = lists.of(block.users)
+            users = np.repeat(np.arange(len(block.users)), counts)
+            rows[name] = tuple(torch.from_numpy(part).to(scores.device) for part in (users, items)), counts
+        seen_score = GRCN_SEEN_SCORE if host == "grcn" else MASKED
+        hits.append(listed_hits(scores, rows["seen"][0], rows["held_out"][0], LIST_LENGTH, seen_score))
+        num_held_out.append(rows["held_out"][1])
+        num_candidates.append(scores.shape[1] - rows["seen"][1])
+    arguments = [np.concatenate(hits), np.concatenate(num_held_out)]
+    if host == "maml":
+        arguments.append(np.concatenate(num_candidates))
+    return EVALUATORS[host](*arguments, OFFICIAL_CUTOFFS)
+
+
 def listed_hits(
-    scores: Tensor, seen: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], length: int, seen_score: float = -1e10
+    scores: Tensor, seen: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], length: int, seen_score: float = MASKED
 ) -> np.ndarray:
     """Tell which places of every user's list hold a held-out item.
 
@@ -110,3 +154,6 @@ def _ndcg(hits: np.ndarray, ideal_hits: np.ndarray) -> float:
     gains = 1 / np.log(np.arange(2, hits.shape[1] + 2))
     ideal = np.concatenate([[np.inf], gains.cumsum()])
     return float((hits @ gains / ideal[ideal_hits]).mean())
+
+
+EVALUATORS = {"bm3": bm3_metrics, "grcn": grcn_metrics, "maml": maml_metrics}

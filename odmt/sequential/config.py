@@ -16,19 +16,22 @@ class DataConfig(engine.DataConfig):
     Attributes:
         dataset: name of the dataset's folder.
         root: folder that holds the datasets.
+        max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
+        min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
+        popularity_power: exponent of the training counts in pop(i) of Eq. 6.
         placement: where the frozen features live: `device` (as stored, on the GPU, or in RAM on a CPU), `pinned` (page-locked
             RAM, gathered one step ahead), `disk` (read from LMDB by threads, with a GPU one step ahead), `auto` (with a GPU the
             first that fits; on a CPU `disk`, since the page cache is RAM that all processes share).
         device_budget_gb: features up to this size (GB) are put on the device by `auto`.
         pinned_budget_gb: features up to this size (GB, of every process) are put into pinned RAM by `auto`.
-        max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
-        min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
-        popularity_power: exponent of the training counts in pop(i) of Eq. 6.
     """
 
     max_seq_len: int = 12
     min_seq_len: int = 5
     popularity_power: float = 1.0
+    placement: Literal["auto", "device", "pinned", "disk"] = "auto"
+    device_budget_gb: float = 12.0
+    pinned_budget_gb: float = 32.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -27,14 +27,12 @@ class BM3Settings:
     """What BM3 can be told.
 
     Attributes:
-        dim: D.
         num_layers: propagations over the graph.
         dropout: of the targets.
         reg_weight: of the norms of the propagated tables.
         cl_weight: of the modality terms.
     """
 
-    dim: int = 64
     num_layers: int = 1
     dropout: float = 0.3
     reg_weight: float = 0.1
@@ -47,10 +45,11 @@ class BM3(Host):
     Args:
         adjacency: of the train pairs.
         content: of the items; no modality at all leaves the terms of users and items.
-        extractor: gives vectors of the content of width `settings.dim`, and losses.
+        extractor: gives vectors of the content of width `dim`, and losses.
         num_users: U.
         num_items: N.
-        settings: width and weights.
+        dim: D.
+        settings: layers and weights.
     """
 
     def __init__(
@@ -60,15 +59,16 @@ class BM3(Host):
         extractor: nn.Module,
         num_users: int,
         num_items: int,
+        dim: int,
         settings: BM3Settings,
     ):
         super().__init__()
         self.adjacency, self.content, self.extractor, self.settings = adjacency, content, extractor, settings
-        self.user_embedding = nn.Embedding(num_users, settings.dim)
-        self.item_embedding = nn.Embedding(num_items, settings.dim)
+        self.user_embedding = nn.Embedding(num_users, dim)
+        self.item_embedding = nn.Embedding(num_items, dim)
         nn.init.xavier_uniform_(self.user_embedding.weight)
         nn.init.xavier_uniform_(self.item_embedding.weight)
-        self.predictor = nn.Linear(settings.dim, settings.dim)
+        self.predictor = nn.Linear(dim, dim)
         nn.init.xavier_normal_(self.predictor.weight)
 
     def forward(self, batch: PairBatch, epoch: int) -> dict[str, Tensor]:

@@ -31,7 +31,6 @@ class GRCNSettings:
     """What GRCN can be told.
 
     Attributes:
-        dim: D, of the ID vectors and of what the extractor gives.
         routing: rounds in which a user's preference takes up what his items are like, 3 in the paper. Deviation: 0, what the
             official code comes to.
         pruning: let no edge count negatively ("hard" pruning). A sender whose confidence is below 0 in every modality then sends
@@ -39,7 +38,6 @@ class GRCNSettings:
         reg_weight: of the mean squares of the batch's ID vectors and preferences (official `weight_decay`).
     """
 
-    dim: int = 128
     routing: int = 0
     pruning: bool = False
     reg_weight: float = 1e-3
@@ -53,23 +51,31 @@ class GRCN(Host):
     Args:
         edges: the train pairs.
         content: of the items; one modality at least.
-        extractor: gives vectors of the content of width `settings.dim`, and losses.
+        extractor: gives vectors of the content of width `dim`, and losses.
         num_users: U.
         num_items: N.
-        settings: width and weights.
+        dim: D, of the ID vectors and of what the extractor gives.
+        settings: rounds and weights.
     """
 
     def __init__(
-        self, edges: Edges, content: ItemContent, extractor: nn.Module, num_users: int, num_items: int, settings: GRCNSettings
+        self,
+        edges: Edges,
+        content: ItemContent,
+        extractor: nn.Module,
+        num_users: int,
+        num_items: int,
+        dim: int,
+        settings: GRCNSettings,
     ):
         super().__init__()
         self.edges, self.content, self.extractor, self.settings = edges, content, extractor, settings
         self.sizes = num_users, num_items
         num_nodes, modalities = num_users + num_items, extractor.modalities
         # Users, then items in one table each, as officially: Xavier's deviation depends on the number of rows.
-        self.id_embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_nodes, settings.dim)))
+        self.id_embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_nodes, dim)))
         self.preferences = nn.ParameterDict(
-            {modality: nn.init.xavier_normal_(torch.empty(num_users, settings.dim)) for modality in modalities}
+            {modality: nn.init.xavier_normal_(torch.empty(num_users, dim)) for modality in modalities}
         )
         self.confidence = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_nodes, len(modalities))))
 

@@ -6,11 +6,26 @@ features.
 Legend: U users, N items, B rows of a batch, D width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.models.bprmf import BPRMF
+
+
+@dataclass(frozen=True)
+class LightGCNSettings:
+    """What LightGCN and BPR-MF can be told.
+
+    Attributes:
+        num_layers: propagations over the graph; BPR-MF has none.
+        reg_weight: of the squared norms of the batch's embeddings.
+    """
+
+    num_layers: int = 2
+    reg_weight: float = 1e-4
 
 
 class LightGCN(BPRMF):

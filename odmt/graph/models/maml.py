@@ -32,7 +32,6 @@ class MAMLSettings:
     """What MAML can be told; the defaults are those of SGFD's copy, but for the deviations above.
 
     Attributes:
-        dim: D, of the tables and of what SGFD's extractor gives.
         hidden_dim: width of the projection's first layer; the two that follow have half of it.
         margin: between the distances of the positive and of the nearest negative.
         projection_weight: of the squared distance between all item vectors and the projection of their features.
@@ -46,7 +45,6 @@ class MAMLSettings:
         summed: add the host's losses up over the batch instead of dividing them by its pairs.
     """
 
-    dim: int = 128
     hidden_dim: int = 256
     margin: float = 1.0
     projection_weight: float = 1.0
@@ -87,6 +85,7 @@ class MAML(Host):
         extractor: gives vectors of the content of any width, and losses.
         num_users: U.
         num_items: N.
+        dim: D, of the tables.
         settings: widths and weights.
         batch_size: pairs of a full batch. Choice: a short last batch is divided by it too, or its terms of the whole tables would
             weigh many times more.
@@ -98,12 +97,12 @@ class MAML(Host):
         extractor: nn.Module,
         num_users: int,
         num_items: int,
+        dim: int,
         settings: MAMLSettings,
         batch_size: int = 256,
     ):
         super().__init__()
         self.content, self.extractor, self.settings, self.batch_size = content, extractor, settings, batch_size
-        dim = settings.dim
         self.user_embedding, self.item_embedding = (nn.Embedding(count, dim) for count in (num_users, num_items))
         half = settings.hidden_dim // 2
         widths = [sum(extractor.widths.values()), settings.hidden_dim, half, half, dim]

@@ -1,0 +1,230 @@
+"""Settings of the models on the user-item graph, with types, defaults and help; a host's own stand beside its class."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from odmt import config as engine
+from odmt.config import require
+from odmt.graph.models.bm3 import BM3Settings
+from odmt.graph.models.grcn import GRCNSettings
+from odmt.graph.models.lightgcn import LightGCNSettings
+from odmt.graph.models.maml import MAMLSettings
+
+Modality = Literal["text", "image"]
+HostName = Literal["bm3", "grcn", "maml", "lightgcn", "bprmf"]
+
+BATCH_SIZES = {"bm3": 2048, "grcn": 1024, "maml": 256, "lightgcn": 2048, "bprmf": 2048}  # the first three officially
+NUM_NEGATIVES = {"bm3": 0, "grcn": 1, "maml": 4, "lightgcn": 1, "bprmf": 1}
+WITHOUT_CONTENT = ("lightgcn", "bprmf")
+
+
+@dataclass
+class DataConfig(engine.DataConfig):
+    """What is read: a dataset that is split (train.tsv, valid.tsv, test.tsv), or one of sequences.
+
+    Attributes:
+        dataset: name of the dataset's folder.
+        root: folder that holds the datasets.
+        leave_one_out: hold out the last two items of every sequence also where the dataset has a split of its own.
+        max_seq_len: of sequences, as sequential models read them: the last `max_seq_len` + 3 items of a user are kept.
+        min_seq_len: of sequences: users with fewer items are dropped.
+    """
+
+    leave_one_out: bool = False
+    max_seq_len: int = 12
+    min_seq_len: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.max_seq_len >= 2, "data.max_seq_len", f"{self.max_seq_len} is too short, take 2 or more")
+        require(self.min_seq_len >= 4, "data.min_seq_len", "4 at least: two items are held out, and two must remain to learn from")
+
+
+@dataclass
+class ModelConfig:
+    """Which model.
+
+    Attributes:
+        host: `bm3`, `grcn` or `maml`, on which SGFD was published; `lightgcn` and `bprmf` use no features.
+        extractor: how the host gets the items' content: `sgfd` (teacher and student), or `plain`, as the host's own paper has it
+            (BM3: trained features and one layer; GRCN: one layer; MAML: the features themselves).
+        modalities: what an item is described by. Choice: any of them, one alone too; officially it is both.
+        dim: D, the width of embeddings and of what the extractor gives.
+    """
+
+    host: HostName = "bm3"
+    extractor: Literal["sgfd", "plain"] = "sgfd"
+    modalities: list[Modality] = field(default_factory=lambda: ["image", "text"])
+    dim: int = 128
+
+    def __post_init__(self):
+        require(self.dim >= 1, "model.dim", "must be 1 or more")
+        require(len(set(self.modalities)) == len(self.modalities), "model.modalities", f"{self.modalities} names one twice")
+        needed = self.host in ("grcn", "maml") or (self.host == "bm3" and self.extractor == "sgfd")
+        require(bool(self.modalities) or not needed, "model.modalities", f"{self.host} needs text or image")
+
+    @property
+    def reads(self) -> list[str]:
+        """The modalities whose features the model needs."""
+        return [] if self.host in WITHOUT_CONTENT else self.modalities
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the items' categories are learnt."""
+        return bool(self.reads) and self.extractor == "sgfd"
+
+
+@dataclass
+class SgfdConfig:
+    """SGFD, with `model.extractor=sgfd`; null: as the host's official copy has it (`odmt.features.extractors`).
+
+    Attributes:
+        copy: the official copy that the others start from. Default: the host's; for MAML, whose own is full of accidents, BM3's.
+        class_weight: of the class and the fusion loss (official `ce_weight`).
+        response_weight: of the response loss (official `kd_weight`, which is the next as well).
+        feature_weight: of the feature loss.
+        temperature: of the response loss (official `t_decay`; nothing decays).
+        class_loss_on: what the class loss takes: `probabilities` (officially: softmax twice) or `logits`.
+        detach_teacher: keep the distillation from training the teacher; officially it trains both.
+        response: `l1` (officially), `squared` (the official MAML copy) or `kl` times the squared temperature.
+        width_divisor: each layer of the teacher is so many times narrower than the one before.
+        final_slope: LeakyReLU's slope at the end of teacher and student; 1 is no activation.
+    """
+
+    copy: Literal["bm3", "grcn", "maml"] | None = None
+    class_weight: float | None = None
+    response_weight: float | None = None
+    feature_weight: float | None = None
+    temperature: float | None = None
+    class_loss_on: Literal["probabilities", "logits"] | None = None
+    detach_teacher: bool | None = None
+    response: Literal["l1", "squared", "kl"] | None = None
+    width_divisor: int | None = None
+    final_slope: float | None = None
+
+    def __post_init__(self):
+        for key in ("class_weight", "response_weight", "feature_weight"):
+            value = getattr(self, key)
+            require(value is None or value >= 0, f"sgfd.{key}", "must not be negative")
+        require(self.temperature is None or self.temperature > 0, "sgfd.temperature", f"{self.temperature} is not positive")
+        require(self.width_divisor is None or self.width_divisor >= 2, "sgfd.width_divisor", "must be 2 or more")
+
+
+@dataclass
+class TrainConfig(engine.TrainConfig):
+    """How it is trained, by Adam.
+
+    Attributes:
+        epochs: passes over the train pairs; every one is validated.
+        batch_size: pairs of a step; null: the host's, officially BM3 2048, GRCN 1024, MAML 256; 2048 of the others.
+        num_negatives: sampled items a pair; null: the host's, MAML 4, GRCN and the baselines 1; BM3 has none.
+        lr: Adam's step size.
+        weight_decay: Adam's, on every parameter; none officially, where the hosts have penalties of their own.
+        clip_norm: the largest gradient norm; null: any.
+        precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
+        device: `auto` takes the GPU where there is one.
+        seed: of weights, batches, negatives and dropout.
+        patience: stop after so many epochs that bring no better metric of selection; null: never.
+        test_curve: note the test metrics of every epoch too, to draw them; nothing is chosen by them.
+    """
+
+    epochs: int = 1000
+    batch_size: int | None = None
+    num_negatives: int | None = None
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    patience: int | None = 40
+
+    def __post_init__(self):
+        require(self.batch_size is None or self.batch_size >= 1, "train.batch_size", "must be 1 or more")
+        require(self.num_negatives is None or self.num_negatives >= 1, "train.num_negatives", "must be 1 or more")
+        self.check_steps()
+
+
+@dataclass
+class EvaluationConfig(engine.EvaluationConfig):
+    """What is measured.
+
+    Attributes:
+        cutoffs: k of the metrics.
+        metrics: what is worked out at every cut-off; the mean over users.
+        selection: what chooses the best epoch; `test`, as the authors did, makes the result an estimate of nothing.
+        published: give beside them what the official evaluators of the host would print; nothing is chosen by it.
+    """
+
+    cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50])
+    selection: Literal["valid", "test"] = "valid"
+    published: bool = False
+
+
+@dataclass
+class Config(engine.RunConfig):
+    """One training run of a model on the user-item graph.
+
+    Attributes:
+        family: of models; the other keys are those of this family.
+        data: what is read.
+        model: which model.
+        sgfd: teacher and student.
+        bm3: BM3's own, with `model.host=bm3`.
+        grcn: GRCN's own, with `model.host=grcn`.
+        maml: MAML's own, with `model.host=maml`.
+        lightgcn: those of `model.host=lightgcn` and, but for the layers, of `bprmf`.
+        train: how it is trained.
+        evaluation: what is measured.
+        runs: folder of all run folders; this run's is RUNS/DATASET/NAME.
+        name: name of the run.
+    """
+
+    family: Literal["graph"] = "graph"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sgfd: SgfdConfig = field(default_factory=SgfdConfig)
+    bm3: BM3Settings = field(default_factory=BM3Settings)
+    grcn: GRCNSettings = field(default_factory=GRCNSettings)
+    maml: MAMLSettings = field(default_factory=MAMLSettings)
+    lightgcn: LightGCNSettings = field(default_factory=LightGCNSettings)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runs: str = "runs"
+    name: str = "graph"
+
+    def __post_init__(self):
+        super().__post_init__()
+        host = self.model.host
+        own = "lightgcn" if host == "bprmf" else host
+        for section, default in (("bm3", BM3Settings()), ("grcn", GRCNSettings()), ("maml", MAMLSettings())):
+            given = [name for name in _names(default) if getattr(getattr(self, section), name) != getattr(default, name)]
+            require(
+                section == own or not given, f"{section}.{given[0] if given else ''}", f"changes nothing with model.host={host}"
+            )
+        given = [name for name in _names(self.sgfd) if getattr(self.sgfd, name) is not None]
+        require(
+            self.model.needs_labels or not given,
+            f"sgfd.{given[0] if given else ''}",
+            "changes nothing without model.extractor=sgfd and a host that uses features",
+        )
+        require(
+            self.train.num_negatives is None or host != "bm3", "train.num_negatives", "changes nothing: BM3 samples no negatives"
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs of a step."""
+        return self.train.batch_size or BATCH_SIZES[self.model.host]
+
+    @property
+    def num_negatives(self) -> int:
+        """Sampled items a pair."""
+        return self.train.num_negatives or NUM_NEGATIVES[self.model.host]
+
+    @property
+    def selection(self) -> str:
+        """Recall@20, on validation unless the configuration says otherwise."""
+        return f"{self.evaluation.selection}/fused/recall@20"
+
+
+def _names(settings) -> list[str]:
+    return [field.name for field in fields(settings)]

@@ -1,0 +1,180 @@
+"""The models on the user-item graph as a `Task`: data, model, batches and scores of a run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+from tqdm import tqdm
+
+from odmt.distributed import World
+from odmt.errors import InputError
+from odmt.features.labels import Labels, read_labels
+from odmt.features.tables import StoredTable, feature_fingerprints, left_out_items, open_table
+from odmt.graph.builder import build_model
+from odmt.graph.config import Config, DataConfig
+from odmt.graph.models.host import Host
+from odmt.graph.pairs import Pairs
+from odmt.graph.published import published_metrics
+from odmt.graph.sampling import PairBatch, PairSampler
+from odmt.precision import Precision
+from odmt.ranking import ItemLists, ScoreBlock
+from odmt.task import EpochBatches, Scorer, Task
+
+SCORES = 1 << 22  # scores that are held at a time
+
+Build = Callable[[Config, Pairs, Mapping[str, Tensor], Labels | None], Host]
+
+
+def load(config: Config, world: World, build: Build | None = None) -> "GraphTask":
+    """Read the pairs and what the model needs of the items, and build the model."""
+    if world.size > 1:
+        raise InputError(
+            f"{world.size} processes: a model on the graph trains in one, since a step needs the whole graph and all items; start "
+            "it without torchrun, and several trials side by side with a launcher"
+        )
+    pairs = load_pairs(config.data)
+    tables = {modality: open_table(config.data.folder, modality, pairs.item_ids, True) for modality in config.model.reads}
+    labels = read_labels(config.data.folder / "labels.tsv", pairs.item_ids) if config.model.needs_labels else None
+    return GraphTask(config, world, pairs, tables, labels, build or build_model)
+
+
+def load_pairs(data: DataConfig) -> Pairs:
+    """Read a dataset's tables, without the items that the extraction of features left out."""
+    return Pairs.load(data.folder, data.max_seq_len, data.min_seq_len, left_out_items(data.folder), data.leave_one_out)
+
+
+class GraphTask(Task):
+    """A host with its graph and the content of its items.
+
+    Args:
+        config: the run.
+        world: one process.
+        pairs: of users and items.
+        tables: stored features by modality, of which an item's first token is read.
+        labels: categories of the items, where they are learnt.
+        build: makes the model.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        pairs: Pairs,
+        tables: Mapping[str, StoredTable],
+        labels: Labels | None,
+        build: Build = build_model,
+    ):
+        self.config, self.world, self.pairs = config, world, pairs
+        self.tables, self.labels = tables, labels
+        self.precision = Precision.choose(config.train.precision, world.device)
+        self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
+        self._check_splits()
+        self.sampler = PairSampler(
+            pairs.train.users,
+            pairs.train.items,
+            pairs.num_users,
+            pairs.num_items,
+            config.batch_size,
+            config.num_negatives,
+            config.train.seed,
+        )
+        features = {modality: table.cls()[1:] for modality, table in tables.items()}  # without the padding's row
+        torch.manual_seed(config.train.seed)
+        self.model = build(config, pairs, features, labels).to(world.device)
+
+    def __str__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        counts = {split: len(getattr(self.pairs, split).items) for split in ("train", "valid", "test")}
+        sizes = ", ".join(f"{split} {count}" for split, count in counts.items())
+        return f"{self.pairs.num_users} users, {self.pairs.num_items} items, pairs: {sizes}, {parameters:,} parameters"
+
+    def optimizer(self) -> torch.optim.Adam:
+        """Adam with its usual settings, as officially."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, self.config.train.lr, weight_decay=self.config.train.weight_decay)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Pairs, features, categories and the model's builder."""
+        found = {"interactions": self.pairs.fingerprint(), **feature_fingerprints(self.tables), "model": self.built_by}
+        if self.labels is not None:
+            found["labels"] = xxhash.xxh3_64_hexdigest(self.labels.numbers.tobytes() + "\n".join(self.labels.names).encode())
+        return found
+
+    def provenance(self) -> dict:
+        """What the features were made with."""
+        return {"encoders": {modality: asdict(table.store.header) for modality, table in self.tables.items()}}
+
+    def remarks(self) -> list[str]:
+        """What limits the metrics of these data."""
+        without = int((self.pairs.test.counts == 0).sum())
+        unseen = np.setdiff1d(self.pairs.test.items, self.pairs.train.items)
+        found = [f"{without} of {self.pairs.num_users} users have no test item and count in no metric"] if without else []
+        if len(unseen):
+            share = np.isin(self.pairs.test.items, unseen).mean()
+            found.append(f"{len(unseen)} items, {share:.1%} of the test pairs, never occur in train")
+        return found
+
+    def batches(self, epoch: int) -> EpochBatches:
+        """Every train pair once, in an order that seed and epoch decide."""
+
+        def describe(step: int) -> str:
+            users = self.pairs.train.users[self.sampler.rows(epoch, step)]
+            return "users " + ", ".join(self.pairs.user_ids[user] for user in users[:5]) + ", ..."
+
+        return EpochBatches(len(self.sampler), map(self._to_device, self.sampler.epoch(epoch)), describe)
+
+    def after_step(self):
+        """What the host does after every step."""
+        self.model.after_step()
+
+    def scorer(self) -> Scorer:
+        """Representations are worked out once; columns of the scores are items."""
+        self.model.eval()
+        self.model.prepared()
+        return self._score_blocks
+
+    def held_out(self, split: str) -> ItemLists:
+        """Any number of items a user."""
+        edges = self.pairs.held_out(split)
+        return ItemLists(edges.items, edges.offsets)
+
+    def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Train items, and for the test those of validation too."""
+        return self._seen[split].of(users)
+
+    def train_counts(self) -> np.ndarray:
+        """How many users have each item in train [N]."""
+        return self.pairs.train_counts()
+
+    def published(self, scorer: Scorer, split: str) -> dict[str, float]:
+        """What the host's official evaluator would print, where `evaluation.published` asks for it."""
+        if not self.config.evaluation.published:
+            return {}
+        return published_metrics(self.config.model.host, scorer(split), self._seen[split], self.pairs.held_out(split))
+
+    def _check_splits(self):
+        split = self.config.evaluation.selection
+        if not len(self.pairs.held_out(split).items):
+            raise InputError(
+                f"{self.config.data.folder}: no {split} pairs, by which the best epoch would be chosen; prepare the dataset with "
+                "a validation split (without --validation none), or choose on the test set as the authors did: "
+                "evaluation.selection=test"
+            )
+        if not len(self.pairs.test.items):
+            raise InputError(f"{self.config.data.folder}: no test pairs; prepare the dataset with a test split")
+        self._seen = {split: self.pairs.seen(split) for split in ("valid", "test")}
+
+    def _score_blocks(self, split: str) -> Iterator[ScoreBlock]:
+        users = np.flatnonzero(self.pairs.held_out(split).counts)
+        step = max(1, SCORES // self.pairs.num_items)
+        for begin in tqdm(range(0, len(users), step), desc=split, leave=False, delay=2):
+            block = users[begin : begin + step]
+            yield ScoreBlock(block, {"fused": self.model.scores(torch.from_numpy(block).to(self.world.device))})
+
+    def _to_device(self, batch: PairBatch) -> PairBatch:
+        device = self.world.device
+        negatives = None if batch.negatives is None else batch.negatives.to(device)
+        return PairBatch(batch.users.to(device), batch.positives.to(device), negatives)
