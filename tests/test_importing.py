@@ -49,8 +49,9 @@ def save(path: Path, array: np.ndarray) -> Path:
         torch.save(torch.from_numpy(array), path)
     elif path.suffix == ".safetensors":
         save_safetensors({"features": array}, path)
-    elif path.suffix == ".parquet":
-        pl.DataFrame({"features": pl.Series(array.tolist())}).write_parquet(path)
+    elif path.suffix == ".parquet":  # lists, or arrays of one shape
+        form = pl.Array(pl.Float64, array.shape[1:]) if array.ndim == 3 else pl.List(pl.Float64)
+        pl.DataFrame({"features": pl.Series(array.tolist(), dtype=form)}).write_parquet(path)
     else:
         path.mkdir()
         kinds = [".npy", ".pt", ".safetensors"]
@@ -267,9 +268,13 @@ def test_bad_files_are_named(dataset, tmp_path):
     pl.DataFrame({"x": [[1.0, 2.0]] * 6 + [[1.0]]}).write_parquet(tmp_path / "widths.parquet")
     refused(tmp_path / "widths.parquet", r"widths.parquet: item 'i6' has features of shape \[1\], the first item of width 2")
     pl.DataFrame({"x": [[1.0, 2.0]] * 6 + [None]}).write_parquet(tmp_path / "null.parquet")
-    refused(tmp_path / "null.parquet", "null.parquet: cannot be read: row 7 has no value in 'x'")
+    refused(tmp_path / "null.parquet", "null.parquet: cannot be read: row 7 has no value")
     pl.DataFrame({"x": [[1.0, 2.0]] * 6 + [[1.0, None]]}).write_parquet(tmp_path / "nan.parquet")
     refused(tmp_path / "nan.parquet", "nan.parquet: item 'i6' has 1 values that are not finite")
+    pl.DataFrame({"x": [[[1.0], [2.0]]] * 5 + [[[1.0], [2.0, 3.0]]] * 2}).write_parquet(tmp_path / "tokens.parquet")
+    refused(
+        tmp_path / "tokens.parquet", "tokens.parquet: cannot be read: row 6 has tokens of width 2, others of 1", first_token="cls"
+    )
     folder = save(tmp_path / "folder", VECTORS)
     save(folder / "i9.npy", VECTORS[0])
     refused(folder, "folder: 1 items are not in items.tsv, 'i9' the first")

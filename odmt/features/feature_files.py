@@ -100,9 +100,7 @@ class _Parquet(ArrayFile):
         for begin in range(start, end, size):
             with explained(self.path):
                 column = self._table.select(self._column).slice(begin, size).collect()[self._column]
-                if column.null_count():
-                    raise ValueError(f"row {begin + column.is_null().arg_true()[0] + 1} has no value in {self._column!r}")
-                yield [_array_of(value) for value in column]
+                yield _split(column, begin + 1)
 
 
 class _FolderOfItems:
@@ -150,14 +148,26 @@ def _is_list(dtype: pl.DataType) -> bool:
     return isinstance(dtype, (pl.List, pl.Array))
 
 
-def _array_of(value: pl.Series) -> np.ndarray:
-    """One value of a column of lists: [W], or [T, W] where these are lists again."""
-    if not _is_list(value.dtype):
-        return value.to_numpy()
-    tokens = [token.to_numpy() for token in value]
-    if len({len(token) for token in tokens}) != 1:
-        raise ValueError("a row without tokens, or with tokens of different widths")
-    return np.stack(tokens)
+def _split(column: pl.Series, first: int) -> list[np.ndarray]:
+    """The values of a column of lists: [W] each, or [T, W] where these are lists again; `first` is the number of the first row."""
+    lengths = _lengths(column, np.arange(first, first + len(column)))
+    values = column.explode()
+    if _is_list(values.dtype):
+        widths = _lengths(values, np.repeat(np.arange(first, first + len(column)), lengths))
+        flat, starts = values.explode().to_numpy(), np.cumsum(lengths)[:-1]
+        if (widths == widths[0]).all():
+            return np.split(flat.reshape(-1, widths[0]), starts)
+        row = np.repeat(np.arange(first, first + len(column)), lengths)[(widths != widths[0]).argmax()]
+        raise ValueError(f"row {row} has tokens of width {widths[widths != widths[0]][0]}, others of {widths[0]}")
+    return np.split(values.to_numpy(), np.cumsum(lengths)[:-1])
+
+
+def _lengths(lists: pl.Series, rows: np.ndarray) -> np.ndarray:
+    """How long each list is; `rows` says in which row of the file each stands."""
+    lengths = lists.cast(pl.List(lists.dtype.inner)).list.len().fill_null(0).to_numpy().astype(np.int64)
+    if not lengths.all():
+        raise ValueError(f"row {rows[lengths.argmin()]} has no value")
+    return lengths
 
 
 _OPENERS = {".npy": Npy, ".npz": Npz, ".pt": TorchFile, ".pth": TorchFile, ".safetensors": Safetensors, ".parquet": _Parquet}
