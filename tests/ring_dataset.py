@@ -11,13 +11,17 @@ WIDTH = 12
 
 
 def write_ring(folder: Path, num_items: int, length: int, modalities: tuple[str, ...] = ("text", "image")) -> Path:
-    """Write a dataset with a user for every place of the ring to start from, and random features of 2 to 4 tokens an item."""
+    """Write a dataset with a user for every place of the ring to start from; an item has random features of 2 to 4 tokens.
+
+    Categories are three.
+    """
     folder.mkdir(parents=True)
     rings = [[(start + step) % num_items + 1 for step in range(length)] for start in range(num_items)]
     lines = [f"user{start}\t{' '.join(map(str, ring))}\n" for start, ring in enumerate(rings)]
     (folder / "behaviours.tsv").write_text("".join(lines))
     items = [str(item) for item in range(1, num_items + 1)]
     (folder / "items.tsv").write_text("".join(f"{item}\tthing {item}\n" for item in items))
+    (folder / "labels.tsv").write_text("".join(f"{item}\tkind {int(item) % 3}\n" for item in items))
     if "image" in modalities:
         (folder / "images").mkdir()
     random = np.random.default_rng(0)

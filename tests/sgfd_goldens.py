@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from odmt.features.extractors import BM3_COPY, GRCN_COPY, MAML_COPY, SgfdExtractor, SgfdSettings
+from odmt.features.extractors import SgfdExtractor
+from odmt.features.sgfd_settings import BM3_COPY, GRCN_COPY, MAML_COPY, SgfdSettings
 from odmt.graph.models.official import from_official, official_name
 
 RESPONSE_TOLERANCE = 5e-5  # a small difference of softmaxes has few digits in float32

@@ -23,6 +23,7 @@ class Change:
     under: tuple[str, ...] = ()
 
 
+SGFD = ("model.item_encoder=sgfd", "sgfd.class_weight=1")
 CHANGES = {
     "data.dataset": Change("other"),
     "data.root": Change("elsewhere"),
@@ -46,6 +47,15 @@ CHANGES = {
     "distillation.constant_weight": Change("0.5"),
     "distillation.divergence": Change("kl"),
     "distillation.detach_teacher": Change("true"),
+    "sgfd.class_weight": Change("0", SGFD),
+    "sgfd.response_weight": Change("3", SGFD),
+    "sgfd.feature_weight": Change("0", SGFD),
+    "sgfd.temperature": Change("2", SGFD),
+    "sgfd.class_loss_on": Change("logits", SGFD),
+    "sgfd.detach_teacher": Change("true", SGFD),
+    "sgfd.response": Change("kl", SGFD),
+    "sgfd.width_divisor": Change("2", (*SGFD, "model.dim=4", "model.backbone_heads=1")),
+    "sgfd.final_activation": Change("none", SGFD),
     "train.epochs": Change("1"),
     "train.batch_size": Change("10"),
     "train.lr": Change("0.01"),

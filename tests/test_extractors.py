@@ -5,18 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from odmt.errors import InputError
 from odmt.features.extractors import (
-    BM3_COPY,
-    GRCN_COPY,
-    MAML_COPY,
     LinearChain,
     PlainExtractor,
     RawFeatures,
     SgfdExtractor,
-    SgfdSettings,
     response_loss,
     teacher_widths,
 )
+from odmt.features.sgfd_settings import BM3_COPY, GRCN_COPY, MAML_COPY, SgfdConfig, SgfdSettings
 
 WIDTHS = {"image": 50, "text": 30, "sound": 7}
 LABELS = torch.tensor([0, 2, 1, 2])
@@ -263,3 +261,35 @@ def test_weights_are_saved_and_loaded(tmp_path):
         other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
         features = features_of("text", "image")
         torch.testing.assert_close(extractor.losses(features, LABELS), other.losses(features, LABELS))
+
+
+def test_configuration_changes_what_it_names_and_leaves_the_copy():
+    assert SgfdConfig().settings(MAML_COPY) == MAML_COPY
+    changed = SgfdConfig(
+        class_weight=0.0, temperature=3.0, response="kl", width_divisor=3, detach_teacher=True, final_activation="none"
+    ).settings(MAML_COPY)
+    expected = {"class_weight": 0.0, "temperature": 3.0, "response": "kl", "width_divisor": 3, "detach_teacher": True}
+    assert changed == replace(MAML_COPY, final_slope=None, **expected)
+    slopes = {"relu": 0.0, "leaky_relu": 0.01}
+    assert all(SgfdConfig(final_activation=name).settings(GRCN_COPY).final_slope == slope for name, slope in slopes.items())
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"class_weight": -1.0}, {"feature_weight": -0.1}, {"temperature": 0.0}, {"temperature": -2.0}, {"width_divisor": 1}]
+)
+def test_impossible_configuration(mistake):
+    with pytest.raises(InputError, match=f"config key sgfd.{next(iter(mistake))}: "):
+        SgfdConfig(**mistake)
+
+
+@pytest.mark.parametrize("zero", ["class_weight", "response_weight", "feature_weight", "all"])
+@pytest.mark.parametrize("detached", [False, True])
+def test_parts_that_no_loss_trains_say_so(zero, detached):
+    """So that several processes know whose gradient to wait for."""
+    names = ["class_weight", "response_weight", "feature_weight"] if zero == "all" else [zero]
+    extractor = extractor_of("text", "image", settings=replace(BM3_COPY, detach_teacher=detached, **dict.fromkeys(names, 0.0)))
+    features = features_of("text", "image")
+    host = sum(vector.square().sum(-1).pow(2).sum() + vector.sum() for vector in extractor(features).values())
+    sum(extractor.losses(features, LABELS).values(), host).backward()
+    for name, parameter in extractor.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name

@@ -6,94 +6,19 @@ together with the host. A host asks an extractor for vectors and adds the losses
 which extractor it has.
 
 Deviation: the paper's equations could not be had; everything here follows the official code, whose three copies (one a host)
-differ. What differs is a field of `SgfdSettings`, each copy one of its values: `BM3_COPY`, `GRCN_COPY`, `MAML_COPY`.
+differ. What differs is a field of `SgfdSettings`, each copy one of its values (`odmt.features.sgfd_settings`).
 
 Legend: N items, B distinct items of a batch, W width of a raw feature, D width of the host, L labels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class SgfdSettings:
-    """What SGFD can be told; the defaults are the official BM3 copy.
-
-    Attributes:
-        class_weight: of the class and the fusion loss (official `ce_weight`).
-        response_weight: of the response loss. Choice: the official `kd_weight` is both this and the next.
-        feature_weight: of the feature loss.
-        temperature: t of the response loss, constant (official `t_decay`; nothing decays).
-        class_loss_on: what the classifiers' cross-entropy takes. Deviation from what it expects, as in the official code:
-            `probabilities`, so that softmax is applied twice; `logits` is the usual loss.
-        detach_teacher: keep the response and the feature loss from training the teacher. Officially nothing is detached: they pull
-            the teacher to the student as well, and response trains the classifier through both.
-        response: how far the student's class probabilities are from the teacher's: `l1` (mean of absolute differences, no t^2),
-            `squared` (mean of squared ones; the MAML copy), `kl` (KL(teacher || student) * t^2, the usual form).
-        width_divisor: of the teacher's widths, see `teacher_widths`.
-        final_slope: LeakyReLU's slope at the end of teacher and student; None: no activation.
-        normalize: divide every vector by its length.
-        fusion_order: the order in which the teachers' vectors enter the fusion. Choice: others follow as they were given.
-        fusion_slope: LeakyReLU's slope inside the fusion; 0 is ReLU.
-        shared_classifier: one classifier for all modalities instead of one each.
-        class_outputs: outputs of the classifiers whatever the data; None: as many as there are labels. Deviation: an item whose
-            label is beyond them has no class loss; TensorFlow's kernel reports 0 for it too but hands back a gradient.
-        summed: add the class and the fusion loss up over the batch instead of averaging them.
-        last_response_for_all: the response loss of the last modality of `fusion_order` stands for the mean over all.
-        glorot: start from Glorot uniform weights and zero biases instead of PyTorch's default.
-    """
-
-    class_weight: float = 0.2
-    response_weight: float = 0.2
-    feature_weight: float = 0.2
-    temperature: float = 10.0
-    class_loss_on: Literal["probabilities", "logits"] = "probabilities"
-    detach_teacher: bool = False
-    response: Literal["l1", "squared", "kl"] = "l1"
-    width_divisor: int = 4
-    final_slope: float | None = 0.01
-    normalize: bool = True
-    fusion_order: tuple[str, ...] = ("text", "image")
-    fusion_slope: float = 0.01
-    shared_classifier: bool = False
-    class_outputs: int | None = None
-    summed: bool = False
-    last_response_for_all: bool = False
-    glorot: bool = False
-
-    def __post_init__(self):
-        if self.width_divisor < 2:
-            raise ValueError(f"width_divisor {self.width_divisor} makes no width smaller; take 2 or more")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} is not positive")
-
-
-BM3_COPY = SgfdSettings()
-GRCN_COPY = SgfdSettings(
-    final_slope=None, fusion_order=("image", "text"), class_weight=1.0, response_weight=1.0, feature_weight=1.0
-)
-MAML_COPY = SgfdSettings(
-    class_weight=0.1,
-    response_weight=0.1,
-    feature_weight=0.1,
-    response="squared",
-    width_divisor=2,
-    final_slope=0.2,
-    normalize=False,
-    fusion_order=("image", "text"),
-    fusion_slope=0.0,
-    shared_classifier=True,
-    class_outputs=25,
-    summed=True,
-    last_response_for_all=True,
-    glorot=True,
-)
+from odmt.features.sgfd_settings import BM3_COPY, SgfdSettings
 
 
 class RawFeatures(nn.Module):
@@ -142,7 +67,8 @@ class PlainExtractor(RawFeatures):
 class SgfdExtractor(nn.Module):
     """Teacher, student and classifier of every modality, and the fusion of the teachers.
 
-    Choice: with one modality alone the fusion is a second classifier of its teacher, two layers deep.
+    Choice: with one modality alone the fusion is a second classifier of its teacher, two layers deep. Parts whose losses have
+    weight 0 are there, so that a start does not depend on the weights, but need no gradient; officially it is 0.
 
     Args:
         widths: W by modality, one at least.
@@ -174,6 +100,7 @@ class SgfdExtractor(nn.Module):
         )
         if settings.glorot:
             self.apply(_start_glorot)
+        self._freeze_what_no_loss_trains()
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw features [N, W] by modality -> the students' vectors [N, D]."""
@@ -266,6 +193,14 @@ class SgfdExtractor(nn.Module):
     def fuse(self, teachers: Mapping[str, Tensor]) -> Tensor:
         """The teachers' vectors [B, D] by modality -> logits [B, L] of an item's category."""
         return _at_least_float32(self.fusion(torch.cat([teachers[modality] for modality in self.fusion_order], -1)))
+
+    def _freeze_what_no_loss_trains(self):
+        """Say of parts whose losses have weight 0 that they get no gradient, which parallel training must know."""
+        settings = self.settings
+        distills = bool(settings.response_weight or settings.feature_weight)
+        self.fusion.requires_grad_(bool(settings.class_weight))
+        self.classifiers.requires_grad_(bool(settings.class_weight or settings.response_weight))
+        self.teachers.requires_grad_(bool(settings.class_weight) or (distills and not settings.detach_teacher))
 
     def _classifier_key(self, modality: str) -> str:
         return "shared" if self.settings.shared_classifier else modality

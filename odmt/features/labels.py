@@ -3,6 +3,7 @@
 Legend: N items, L categories.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,10 @@ class Labels:
 
     numbers: np.ndarray
     names: list[str]
+
+    def fingerprint(self) -> str:
+        """A hash of names and numbers."""
+        return hashlib.sha256("\n".join(self.names).encode() + self.numbers.tobytes()).hexdigest()[:16]
 
 
 def read_labels(path: Path, item_ids: list[str]) -> Labels:

@@ -10,6 +10,7 @@ from pathlib import Path
 from odmt.config import RunConfig
 from odmt.config_files import parse_override
 from odmt.errors import InputError
+from odmt.features.labels import COMMAND
 from odmt.launch.trials import Trial
 from odmt.report.request import Request
 from odmt.report.rows import Row
@@ -94,9 +95,12 @@ def result_of(trial: Trial) -> dict | None:
 
 
 def dataset_sources(folder: Path) -> set[str]:
-    """The sources that a dataset has; all where it is not there yet, as when trials are counted."""
+    """The sources that a dataset has, and `labels` of its items; all where it is not there yet, as when trials are counted."""
+    if not folder.exists():
+        return {"id", "text", "image", "labels"}
     has_images = (folder / "images").is_dir() or (folder / "features" / "image").is_dir()
-    return {"id", "text", "image"} if has_images or not folder.exists() else {"id", "text"}
+    has_labels = (folder / "labels.tsv").is_file()
+    return {"id", "text", *(["image"] if has_images else []), *(["labels"] if has_labels else [])}
 
 
 def check_data(cells: list[Cell], request: Request):
@@ -140,7 +144,10 @@ def _cell(row: Row, dataset: str, base: Trial, available: set[str], points: list
     overrides = {**base.overrides, **dict(map(parse_override, row.overrides))}
     trial = Trial((*base.configs, str(CONFIGS / "models" / f"{row.model}.yaml")), overrides)
     try:
-        sources = _first_fitting(trial, points).model.sources
+        model = _first_fitting(trial, points).model
+        sources = model.sources
+        if model.learns_categories and "labels" not in available:
+            return Cell(row, dataset, trial, f"the dataset has no labels.tsv; {COMMAND}")
         left = [source for source in sources if source in available]
         if not left:
             return Cell(row, dataset, trial, f"the dataset has no {' and no '.join(sources)}")

@@ -21,7 +21,7 @@ from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
 from odmt.report.provenance import footer, gaps, sweep_notes
 from odmt.report.request import Request
-from odmt.report.rows import ROWS, TITLES
+from odmt.report.rows import OWN_ROWS, ROWS, TITLES
 from odmt.sequential.config import DataConfig
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Plan = dict[str, list[Cell]]  # cells by table or figure
 
 def main(args: list[str] | None = None):
     """The command line: a command for every table and figure, with the options of `Request`."""
-    titles = {**TITLES, "all": "All tables and figures; what stands in several is trained once"}
+    titles = {**TITLES, "all": "All tables and figures of the paper; what stands in several is trained once"}
     commands = {name: type(name, (Request,), {"__doc__": f"{title}."}) for name, title in titles.items()}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     request = run(commands, args)
@@ -49,7 +49,8 @@ def reproduce(name: str, request: Request) -> int:
         InputError: settings that are wrong, a dataset or features that are missing; before anything is trained.
     """
     names = list(ROWS) if name == "all" else [name]
-    plan = {name: [cell for dataset in request.datasets for cell in expand(ROWS[name], dataset, request)] for name in names}
+    rows = {**ROWS, **OWN_ROWS}
+    plan = {name: [cell for dataset in request.datasets for cell in expand(rows[name], dataset, request)] for name in names}
     if request.dry_run:
         print(count(plan, request))
         try:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from odmt import config as engine
 from odmt.config import EvaluationConfig, TrainConfig, require
+from odmt.features.sgfd_settings import SgfdConfig
 
 Source = Literal["id", "text", "image"]
 
@@ -51,7 +52,8 @@ class ModelConfig:
         dim: D, the width of item vectors and states.
         sources: what an item is described by.
         item_encoder: `imt` (the ID-aware Multi-modal Transformer), `transformer` (one Transformer per modality), `dnn` (two
-            layers on the CLS feature), `moe` (UniSRec's parametric-whitening adaptor on the CLS feature).
+            layers on the CLS feature), `moe` (UniSRec's parametric-whitening adaptor on the CLS feature), `sgfd` (SGFD's student on
+            the CLS feature, taught by the items' categories: the dataset needs labels.tsv).
         num_layers: Transformer layers of the item encoder (`imt`, `transformer`), and its heads, or as many as divide `dim`.
         id_encoder: `projected` (a table as wide as the features, projected to D, then a head) or `embedding` (a table of width D).
         id_init: what the projected ID table starts from; `concat` is the image and the text feature side by side. Default: mean.
@@ -66,7 +68,7 @@ class ModelConfig:
 
     dim: int = 768
     sources: list[Source] = field(default_factory=lambda: ["id", "text", "image"])
-    item_encoder: Literal["imt", "transformer", "dnn", "moe"] = "imt"
+    item_encoder: Literal["imt", "transformer", "dnn", "moe", "sgfd"] = "imt"
     num_layers: int = 2
     id_encoder: Literal["projected", "embedding"] = "projected"
     id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
@@ -81,18 +83,18 @@ class ModelConfig:
         require(bool(self.sources), "model.sources", "name at least one of id, text, image")
         require(len(set(self.sources)) == len(self.sources), "model.sources", f"{self.sources} names a source twice")
         has_id, modalities = "id" in self.sources, [source for source in self.sources if source != "id"]
-        imt = self.item_encoder == "imt"
+        imt, sgfd = self.item_encoder == "imt", self.item_encoder == "sgfd"
         for key in ("dim", "num_layers", "backbone_layers", "backbone_heads"):
             require(getattr(self, key) >= 1, f"model.{key}", "must be 1 or more")
         require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
         if self.backbone == "sasrec":
             require(self.dim % self.backbone_heads == 0, "model.dim", f"{self.dim} is no multiple of backbone_heads")
+        require(
+            bool(modalities) or not (imt or sgfd),
+            "model.item_encoder",
+            f"{self.item_encoder} needs text or image in model.sources; take `dnn` for IDs alone",
+        )
         if imt:
-            require(
-                bool(modalities),
-                "model.item_encoder",
-                "imt needs text or image in model.sources; take `dnn` for IDs alone",
-            )
             require(
                 not has_id or self.id_encoder == "projected",
                 "model.id_encoder",
@@ -122,11 +124,16 @@ class ModelConfig:
         return {source: part for source in self.sources if source != "id"}
 
     @property
+    def learns_categories(self) -> bool:
+        """Whether the item encoder learns from the items' categories, which a dataset may not have."""
+        return self.item_encoder == "sgfd"
+
+    @property
     def noisy_items(self) -> bool:
         """Whether an item's vector is another one every time that it is encoded in training."""
         if not self.needs:
             return False
-        return self.item_encoder == "moe" or (self.item_encoder != "dnn" and self.dropout > 0)
+        return self.item_encoder == "moe" or (self.item_encoder not in ("dnn", "sgfd") and self.dropout > 0)
 
 
 @dataclass
@@ -170,6 +177,7 @@ class Config(engine.RunConfig):
         data: what is read.
         model: how items and users become vectors.
         distillation: how the sources teach one another.
+        sgfd: how the teachers of `model.item_encoder=sgfd` and their students learn.
         train: how it is trained.
         evaluation: what is measured.
         runs: folder of all run folders; this run's is RUNS/DATASET/NAME.
@@ -180,6 +188,7 @@ class Config(engine.RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    sgfd: SgfdConfig = field(default_factory=SgfdConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runs: str = "runs"
@@ -191,6 +200,11 @@ class Config(engine.RunConfig):
             self.model.fusion != "separate" or len(self.model.sources) > 1 or self.distillation.constant_weight == 0,
             "model.fusion",
             f"distillation needs two sources, model.sources is {self.model.sources}; set model.fusion=early",
+        )
+        require(
+            self.model.learns_categories or self.sgfd == SgfdConfig(),
+            "sgfd",
+            "these settings are for model.item_encoder=sgfd; set it, or leave them out",
         )
 
     @property

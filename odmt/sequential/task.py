@@ -11,6 +11,8 @@ from torch import Tensor
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.items import to_device
+from odmt.features.labels import Labels, read_labels
+from odmt.features.sgfd_settings import BM3_COPY
 from odmt.features.tables import FeatureTable, count_tokens, feature_fingerprints, gather_features, left_out_items, load_features
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
@@ -22,6 +24,7 @@ from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import Objective
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.recommender import Recommender
+from odmt.sequential.models.sgfd import SgfdSource
 from odmt.sequential.models.towers import ItemTable
 from odmt.sequential.scoring import encode_catalogue, held_out, score_blocks
 from odmt.task import EpochBatches, Scorer, Task
@@ -29,10 +32,19 @@ from odmt.task import EpochBatches, Scorer, Task
 
 def build_model(config: Config, interactions: Interactions, tables: Mapping[str, FeatureTable]) -> Recommender:
     """Build the model that the configuration describes, for these items and features."""
-    widths = {source: table.width for source, table in tables.items()}
+    widths, sgfd = {source: table.width for source, table in tables.items()}, None
+    if config.model.learns_categories:
+        labels = load_labels(config, interactions)
+        numbers = torch.from_numpy(np.append(-1, labels.numbers))  # 0 is padding
+        sgfd = SgfdSource(config.sgfd.settings(BM3_COPY), numbers, len(labels.names))
     return build_recommender(
-        config.model, interactions.num_items, config.data.max_seq_len, widths, lambda source: tables[source].cls()
+        config.model, interactions.num_items, config.data.max_seq_len, widths, lambda source: tables[source].cls(), sgfd
     )
+
+
+def load_labels(config: Config, interactions: Interactions) -> Labels:
+    """Read the categories of the items."""
+    return read_labels(config.data.folder / "labels.tsv", interactions.item_ids)
 
 
 Build = Callable[[Config, Interactions, Mapping[str, FeatureTable]], Recommender]
@@ -99,8 +111,11 @@ class SequentialTask(Task):
         return SparseGradAdamW(self.model.parameters(), self.config.train.lr, self.config.train.weight_decay)
 
     def fingerprint(self) -> dict[str, str]:
-        """Interactions, features and the model's builder."""
-        return {"interactions": self.interactions.fingerprint(), **feature_fingerprints(self.tables), "model": self.built_by}
+        """Interactions, features, categories where they are learnt from, and the model's builder."""
+        found = {"interactions": self.interactions.fingerprint(), **feature_fingerprints(self.tables), "model": self.built_by}
+        if self.config.model.learns_categories:
+            found["labels"] = load_labels(self.config, self.interactions).fingerprint()
+        return found
 
     def provenance(self) -> dict:
         """What the features were made with."""

@@ -12,10 +12,12 @@ from odmt.sequential.models.imt import IdAwareMultimodalTransformer
 from odmt.sequential.models.nextitnet import NextItNet
 from odmt.sequential.models.recommender import FDSA, Recommender, SourceBackbones
 from odmt.sequential.models.sasrec import SASRec
+from odmt.sequential.models.sgfd import SgfdSource, SgfdTowers
 from odmt.sequential.models.towers import (
     ClsTower,
     EarlyFusion,
     IdEmbedding,
+    ItemEncoder,
     MoEAdaptor,
     PerSource,
     ProjectedId,
@@ -27,7 +29,12 @@ RANDOM_ID_WIDTH = 768  # width of a projected ID table where no feature gives it
 
 
 def build_recommender(
-    config: ModelConfig, num_items: int, max_seq_len: int, widths: Mapping[str, int], cls: Callable[[str], Tensor]
+    config: ModelConfig,
+    num_items: int,
+    max_seq_len: int,
+    widths: Mapping[str, int],
+    cls: Callable[[str], Tensor],
+    sgfd: SgfdSource | None = None,
 ) -> Recommender:
     """Compose a model.
 
@@ -37,11 +44,14 @@ def build_recommender(
         max_seq_len: L.
         widths: feature width by modality.
         cls: gives the CLS features [N + 1, W] of a modality; asked only where the ID table starts from them.
+        sgfd: what the item encoder `sgfd` needs.
     """
-    return Recommender(_item_encoder(config, num_items, widths, cls), _user_encoder(config, max_seq_len))
+    return Recommender(_item_encoder(config, num_items, widths, cls, sgfd), _user_encoder(config, max_seq_len))
 
 
-def _item_encoder(config: ModelConfig, num_items: int, widths: Mapping[str, int], cls: Callable[[str], Tensor]) -> nn.Module:
+def _item_encoder(
+    config: ModelConfig, num_items: int, widths: Mapping[str, int], cls: Callable[[str], Tensor], sgfd: SgfdSource | None
+) -> ItemEncoder:
     modalities = [source for source in config.sources if source != "id"]
     projected = "id" in config.sources and config.id_encoder == "projected"
     initial = initial_id_table(config, num_items, widths, cls) if projected else None
@@ -54,15 +64,22 @@ def _item_encoder(config: ModelConfig, num_items: int, widths: Mapping[str, int]
             bool(config.id_visible_to_modalities),
             config.dropout,
         )
+    elif config.item_encoder == "sgfd":
+        of_modalities = {source: widths[source] for source in modalities}
+        encoder = SgfdTowers(of_modalities, config.dim, sgfd, _id_tower(config, num_items, initial))
     else:
         towers = {source: _tower(config, widths[source]) for source in modalities}
-        if "id" in config.sources:
-            ids = ProjectedId(initial, config.dim) if projected else IdEmbedding(num_items, config.dim)
-            towers = {"id": ids, **towers}
-        encoder = PerSource(towers)
+        ids = _id_tower(config, num_items, initial)
+        encoder = PerSource(towers if ids is None else {"id": ids, **towers})
     if config.fusion in ("early", "sum"):
         return EarlyFusion(encoder, mean=config.fusion == "early")
     return encoder
+
+
+def _id_tower(config: ModelConfig, num_items: int, initial: Tensor | None) -> nn.Module | None:
+    if "id" not in config.sources:
+        return None
+    return IdEmbedding(num_items, config.dim) if initial is None else ProjectedId(initial, config.dim)
 
 
 def _tower(config: ModelConfig, width: int) -> nn.Module:

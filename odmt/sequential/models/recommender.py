@@ -3,7 +3,8 @@
 An item encoder turns items into vectors, one a source; a user encoder turns the vectors of a user's items into states, one a
 source; the score of an item is the dot product of state and vector, and the fused score the mean over the sources (Fig. 3).
 
-    encoder    PerSource towers | IdAwareMultimodalTransformer | EarlyFusion of either     Items -> {source: [V, D]}
+    encoder    PerSource towers | SgfdTowers | IdAwareMultimodalTransformer,
+               or EarlyFusion of one of them                                              Items -> {source: [V, D]}
     users      SourceBackbones (a backbone a source) | FDSA                                {source: [V, D]} -> {source: [P, D]}
 
 Legend: M items, V vectors of these (in training one for every occurrence where there is dropout), P packed positions of B users,
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from odmt.features.items import Items
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.towers import ItemEncoder
 
 
 class SourceBackbones(nn.Module):
@@ -67,7 +69,7 @@ class Recommender(nn.Module):
         objective: the losses of a batch; a `Task` puts in those that the configuration describes.
     """
 
-    def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module, objective: nn.Module | None = None):
+    def __init__(self, item_encoder: ItemEncoder, user_encoder: nn.Module, objective: nn.Module | None = None):
         super().__init__()
         self.item_encoder = item_encoder
         self.user_encoder = user_encoder
@@ -76,8 +78,10 @@ class Recommender(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
         states, vectors = self.encode(batch)
+        own = self.item_encoder.losses(batch.items)
         with torch.autocast(batch.targets.device.type, enabled=False):
-            return self.objective(states, vectors, batch, epoch)
+            losses = self.objective(states, vectors, batch, epoch)
+        return {**losses, "loss": sum(own.values(), losses["loss"]), **own}
 
     def encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Encode a training batch; returns states [P, D] and item vectors [V, D] by source."""

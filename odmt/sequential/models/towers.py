@@ -126,7 +126,15 @@ class MoEAdaptor(nn.Module):
         return torch.einsum("ve,vew,edw->vd", gates, whitened, self.weight)
 
 
-class PerSource(nn.Module):
+class ItemEncoder(nn.Module):
+    """What turns items into vectors by source, and may have losses of its own, which are added to those of the prediction."""
+
+    def losses(self, items: Items) -> dict[str, Tensor]:
+        """Losses of M items by name, with their weights: none."""
+        return {}
+
+
+class PerSource(ItemEncoder):
     """One tower a source, none knowing of the others."""
 
     def __init__(self, towers: dict[str, nn.Module]):
@@ -139,10 +147,10 @@ class PerSource(nn.Module):
         return {source: tower(items.of(source), source) for source, tower in self.towers.items()}
 
 
-class EarlyFusion(nn.Module):
+class EarlyFusion(ItemEncoder):
     """The mean of an item's vectors (SASRec+EF), or their sum (UniSRec), as its one vector."""
 
-    def __init__(self, encoder: nn.Module, mean: bool):
+    def __init__(self, encoder: ItemEncoder, mean: bool):
         super().__init__()
         self.encoder = encoder
         self.mean = mean
@@ -151,3 +159,7 @@ class EarlyFusion(nn.Module):
         """Encode M items; returns [V, D] as `fused`."""
         vectors = torch.stack(list(self.encoder(items).values()))
         return {"fused": vectors.mean(0) if self.mean else vectors.sum(0)}
+
+    def losses(self, items: Items) -> dict[str, Tensor]:
+        """Those of the encoder."""
+        return self.encoder.losses(items)
