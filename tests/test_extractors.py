@@ -264,14 +264,28 @@ def test_weights_are_saved_and_loaded(tmp_path):
 
 
 def test_configuration_changes_what_it_names_and_leaves_the_copy():
-    assert SgfdConfig().settings(MAML_COPY) == MAML_COPY
-    changed = SgfdConfig(
-        class_weight=0.0, temperature=3.0, response="kl", width_divisor=3, detach_teacher=True, final_activation="none"
-    ).settings(MAML_COPY)
-    expected = {"class_weight": 0.0, "temperature": 3.0, "response": "kl", "width_divisor": 3, "detach_teacher": True}
-    assert changed == replace(MAML_COPY, final_slope=None, **expected)
-    slopes = {"relu": 0.0, "leaky_relu": 0.01}
-    assert all(SgfdConfig(final_activation=name).settings(GRCN_COPY).final_slope == slope for name, slope in slopes.items())
+    assert SgfdConfig().settings("maml") == MAML_COPY
+    assert SgfdConfig(copy="grcn").settings("bm3") == GRCN_COPY
+    given = {
+        "class_weight": 0.0,
+        "temperature": 3.0,
+        "response": "kl",
+        "width_divisor": 3,
+        "detach_teacher": False,
+        "final_slope": 1.0,
+    }
+    assert SgfdConfig(**given).given == [
+        "class_weight",
+        "temperature",
+        "detach_teacher",
+        "response",
+        "width_divisor",
+        "final_slope",
+    ]
+    assert SgfdConfig(**given).settings("maml") == replace(MAML_COPY, **given)
+    features = features_of("text")
+    bare = extractor_of("text", settings=replace(BM3_COPY, final_slope=None))
+    torch.testing.assert_close(extractor_of("text", settings=replace(BM3_COPY, final_slope=1.0))(features), bare(features))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_an_id_alone_is_refused(arguments):
 
 
 def test_settings_without_the_encoder_are_refused(arguments):
-    with pytest.raises(InputError, match=r"config key sgfd: these settings are for model.item_encoder=sgfd"):
+    with pytest.raises(InputError, match=r"config key sgfd.temperature: changes nothing without model.item_encoder=sgfd"):
         load_config(arguments("sgfd.temperature=3"))
 
 

@@ -4,7 +4,7 @@ Deviation: the paper's equations could not be had. The official code has a copy 
 they differ, a field of `SgfdSettings` says so: `BM3_COPY`, `GRCN_COPY`, `MAML_COPY`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from odmt.config import require
@@ -84,25 +84,29 @@ MAML_COPY = SgfdSettings(
     glorot=True,
 )
 
-SLOPES = {"none": None, "relu": 0.0, "leaky_relu": 0.01}
+COPIES = {"bm3": BM3_COPY, "grcn": GRCN_COPY, "maml": MAML_COPY}
 
 
 @dataclass
 class SgfdConfig:
-    """Semantic-guided feature distillation: how teacher and student learn. What is not set is as in the host's official copy.
+    """Semantic-guided feature distillation: how teacher and student learn; null: as the official copy has it.
 
     Attributes:
-        class_weight: of the losses by which the teachers learn the categories (official ce_weight).
-        response_weight: of the difference between the class probabilities of student and teacher (official kd_weight).
-        feature_weight: of the difference between their vectors (official kd_weight too).
-        temperature: t of the class probabilities (official t_decay).
-        class_loss_on: what the classifiers' cross-entropy takes: `probabilities` applies softmax twice, as officially.
-        detach_teacher: keep the two distillation losses from training the teacher.
-        response: `l1` and `squared` are means of differences without t^2, `kl` is KL(teacher || student) * t^2.
-        width_divisor: by which the teacher's layers become narrower.
-        final_activation: at the end of teacher and student.
+        copy: the official copy that the other settings change. Default: of `bm3` and `grcn` their own; of any other model BM3's, of
+            `maml` too, whose own is full of accidents.
+        class_weight: of the losses by which the teachers learn the categories (official `ce_weight`).
+        response_weight: of the difference between the class probabilities of student and teacher (official `kd_weight`).
+        feature_weight: of the difference between their vectors (official `kd_weight` too).
+        temperature: of the class probabilities (official `t_decay`; nothing decays).
+        class_loss_on: what the classifiers' cross-entropy takes: `probabilities` (officially: softmax twice) or `logits`.
+        detach_teacher: keep the distillation from training the teacher; officially it trains both.
+        response: `l1` (officially) and `squared` (the official MAML copy) are means of differences, `kl` is KL(teacher || student)
+            times the squared temperature.
+        width_divisor: each layer of the teacher is so many times narrower than the one before.
+        final_slope: LeakyReLU's slope at the end of teacher and student; 1 is no activation.
     """
 
+    copy: Literal["bm3", "grcn", "maml"] | None = None
     class_weight: float | None = None
     response_weight: float | None = None
     feature_weight: float | None = None
@@ -111,17 +115,21 @@ class SgfdConfig:
     detach_teacher: bool | None = None
     response: Literal["l1", "squared", "kl"] | None = None
     width_divisor: int | None = None
-    final_activation: Literal["none", "relu", "leaky_relu"] | None = None
+    final_slope: float | None = None
 
     def __post_init__(self):
         for key in ("class_weight", "response_weight", "feature_weight"):
-            require((getattr(self, key) or 0) >= 0, f"sgfd.{key}", "must not be negative")
+            value = getattr(self, key)
+            require(value is None or value >= 0, f"sgfd.{key}", "must not be negative")
         require(self.temperature is None or self.temperature > 0, "sgfd.temperature", f"{self.temperature} is not positive")
-        require(self.width_divisor is None or self.width_divisor >= 2, "sgfd.width_divisor", "2 at least, to make a width smaller")
+        require(self.width_divisor is None or self.width_divisor >= 2, "sgfd.width_divisor", "must be 2 or more")
 
-    def settings(self, copy: SgfdSettings) -> SgfdSettings:
-        """The settings of an official copy, with those that are set here instead."""
-        changes = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-        if activation := changes.pop("final_activation", None):
-            changes["final_slope"] = SLOPES[activation]
-        return replace(copy, **changes)
+    @property
+    def given(self) -> list[str]:
+        """Names of what is set."""
+        return [name for name, value in vars(self).items() if value is not None]
+
+    def settings(self, default_copy: str) -> SgfdSettings:
+        """The settings of the copy, with those that are set here instead."""
+        changes = {name: getattr(self, name) for name in self.given if name != "copy"}
+        return replace(COPIES[self.copy or default_copy], **changes)

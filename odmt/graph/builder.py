@@ -1,15 +1,14 @@
 """From the settings of a run to a model: the one place where names become classes."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from odmt.features.extractors import BM3_COPY, GRCN_COPY, MAML_COPY, PlainExtractor, RawFeatures, SgfdExtractor, SgfdSettings
+from odmt.features.extractors import PlainExtractor, RawFeatures, SgfdExtractor
 from odmt.features.labels import Labels
 from odmt.graph.adjacency import Adjacency
-from odmt.graph.config import Config, SgfdConfig
+from odmt.graph.config import Config
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
 from odmt.graph.models.bm3 import BM3
@@ -20,7 +19,6 @@ from odmt.graph.models.lightgcn import LightGCN
 from odmt.graph.models.maml import MAML
 from odmt.graph.pairs import Pairs
 
-COPIES = {"bm3": BM3_COPY, "grcn": GRCN_COPY, "maml": MAML_COPY}
 # Choice: MAML is taught as BM3 is. Its official copy sums over the batch, knows 25 categories whatever the data, and loses the
 # image's response loss; `sgfd.copy=maml` has all that.
 DEFAULT_COPIES = {"bm3": "bm3", "grcn": "grcn", "maml": "bm3"}
@@ -57,13 +55,7 @@ def build_extractor(config: Config, widths: Mapping[str, int], num_labels: int) 
     """SGFD, or what the host's own paper has in its place; of raw features of these widths by modality."""
     host, dim = config.model.host, config.model.dim
     if config.model.extractor == "sgfd":
-        return SgfdExtractor(widths, dim, num_labels, sgfd_settings(config.sgfd, host))
+        return SgfdExtractor(widths, dim, num_labels, config.sgfd.settings(DEFAULT_COPIES[host]))
     if host == "maml":  # the original joins text first
         return RawFeatures({modality: widths[modality] for modality in ("text", "image") if modality in widths})
     return PlainExtractor(widths, dim, xavier=host == "bm3")
-
-
-def sgfd_settings(config: SgfdConfig, host: str) -> SgfdSettings:
-    """The official copy of a host, but for what the configuration gives."""
-    given = {key: value for key, value in vars(config).items() if key != "copy" and value is not None}
-    return replace(COPIES[config.copy or DEFAULT_COPIES[host]], **given)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from odmt import config as engine
 from odmt.config import require
+from odmt.features.sgfd_settings import SgfdConfig
 from odmt.graph.models.bm3 import BM3Settings
 from odmt.graph.models.grcn import GRCNSettings
 from odmt.graph.models.lightgcn import LightGCNSettings
@@ -72,42 +73,6 @@ class ModelConfig:
     def needs_labels(self) -> bool:
         """Whether the items' categories are learnt."""
         return bool(self.reads) and self.extractor == "sgfd"
-
-
-@dataclass
-class SgfdConfig:
-    """SGFD, with `model.extractor=sgfd`; null: as the host's official copy has it (`odmt.features.extractors`).
-
-    Attributes:
-        copy: the official copy that the others start from. Default: the host's; for MAML, whose own is full of accidents, BM3's.
-        class_weight: of the class and the fusion loss (official `ce_weight`).
-        response_weight: of the response loss (official `kd_weight`, which is the next as well).
-        feature_weight: of the feature loss.
-        temperature: of the response loss (official `t_decay`; nothing decays).
-        class_loss_on: what the class loss takes: `probabilities` (officially: softmax twice) or `logits`.
-        detach_teacher: keep the distillation from training the teacher; officially it trains both.
-        response: `l1` (officially), `squared` (the official MAML copy) or `kl` times the squared temperature.
-        width_divisor: each layer of the teacher is so many times narrower than the one before.
-        final_slope: LeakyReLU's slope at the end of teacher and student; 1 is no activation.
-    """
-
-    copy: Literal["bm3", "grcn", "maml"] | None = None
-    class_weight: float | None = None
-    response_weight: float | None = None
-    feature_weight: float | None = None
-    temperature: float | None = None
-    class_loss_on: Literal["probabilities", "logits"] | None = None
-    detach_teacher: bool | None = None
-    response: Literal["l1", "squared", "kl"] | None = None
-    width_divisor: int | None = None
-    final_slope: float | None = None
-
-    def __post_init__(self):
-        for key in ("class_weight", "response_weight", "feature_weight"):
-            value = getattr(self, key)
-            require(value is None or value >= 0, f"sgfd.{key}", "must not be negative")
-        require(self.temperature is None or self.temperature > 0, "sgfd.temperature", f"{self.temperature} is not positive")
-        require(self.width_divisor is None or self.width_divisor >= 2, "sgfd.width_divisor", "must be 2 or more")
 
 
 @dataclass
@@ -200,7 +165,7 @@ class Config(engine.RunConfig):
             require(
                 section == own or not given, f"{section}.{given[0] if given else ''}", f"changes nothing with model.host={host}"
             )
-        given = [name for name in _names(self.sgfd) if getattr(self.sgfd, name) is not None]
+        given = self.sgfd.given
         require(
             self.model.needs_labels or not given,
             f"sgfd.{given[0] if given else ''}",

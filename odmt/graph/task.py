@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 from tqdm import tqdm
 
@@ -100,7 +99,7 @@ class GraphTask(Task):
         """Pairs, features, categories and the model's builder."""
         found = {"interactions": self.pairs.fingerprint(), **feature_fingerprints(self.tables), "model": self.built_by}
         if self.labels is not None:
-            found["labels"] = xxhash.xxh3_64_hexdigest(self.labels.numbers.tobytes() + "\n".join(self.labels.names).encode())
+            found["labels"] = self.labels.fingerprint()
         return found
 
     def provenance(self) -> dict:

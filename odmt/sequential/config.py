@@ -202,9 +202,9 @@ class Config(engine.RunConfig):
             f"distillation needs two sources, model.sources is {self.model.sources}; set model.fusion=early",
         )
         require(
-            self.model.learns_categories or self.sgfd == SgfdConfig(),
-            "sgfd",
-            "these settings are for model.item_encoder=sgfd; set it, or leave them out",
+            self.model.learns_categories or not self.sgfd.given,
+            f"sgfd.{self.sgfd.given[0] if self.sgfd.given else ''}",
+            "changes nothing without model.item_encoder=sgfd",
         )
 
     @property

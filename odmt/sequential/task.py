@@ -12,7 +12,6 @@ from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.items import to_device
 from odmt.features.labels import Labels, read_labels
-from odmt.features.sgfd_settings import BM3_COPY
 from odmt.features.tables import FeatureTable, count_tokens, feature_fingerprints, gather_features, left_out_items, load_features
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
@@ -36,7 +35,7 @@ def build_model(config: Config, interactions: Interactions, tables: Mapping[str,
     if config.model.learns_categories:
         labels = load_labels(config, interactions)
         numbers = torch.from_numpy(np.append(-1, labels.numbers))  # 0 is padding
-        sgfd = SgfdSource(config.sgfd.settings(BM3_COPY), numbers, len(labels.names))
+        sgfd = SgfdSource(config.sgfd.settings("bm3"), numbers, len(labels.names))
     return build_recommender(
         config.model, interactions.num_items, config.data.max_seq_len, widths, lambda source: tables[source].cls(), sgfd
     )
