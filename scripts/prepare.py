@@ -1,6 +1,7 @@
 """Turn raw files into a dataset: `python scripts/prepare.py SOURCE --help`."""
 
 from odmt.cli import run
+from odmt.prepare.accept import accept
 from odmt.prepare.amazon import amazon
 from odmt.prepare.csv_tables import csv
 from odmt.prepare.hm import hm
@@ -10,4 +11,4 @@ from odmt.prepare.sgfd import sgfd
 from odmt.prepare.unfinished import finish
 
 if __name__ == "__main__":
-    run([csv, amazon, hm, microlens, official, sgfd, finish])
+    run([csv, amazon, hm, microlens, official, sgfd, finish, accept])

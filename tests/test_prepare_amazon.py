@@ -102,7 +102,8 @@ def test_2018(raw, capsys):
     out = capsys.readouterr().out
     assert "4 of 5 users have 5 reviews" in out
     assert "metadata of 8 of 9 items; 1 repeated lines, 1 items with a script for a title and 1 with an empty one dropped" in out
-    assert "dropped: 3 items without text, 1 items without image, 1 users with fewer than 5 interactions" in out
+    assert "dropped: 1 items that are not in the item table ('NOMETA' for one), 2 items without text, 1 items without image" in out
+    assert "1 users with fewer than 5 interactions" in out
     assert (raw / "arts" / "unfinished" / "items.tsv").read_text().splitlines() == [
         'B1\tThread & Needle , 12"\tDritz\tArts, Crafts & Sewing Sewing\tFine 5 < 6',
         "B2\t[Pack of 2] Yarn\t\t\ta text, no list",
@@ -179,7 +180,14 @@ def test_finishing_again_after_more_images(raw):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(raw / "arts" / "images" / "B5.png")
     finish(raw / "arts")
     assert Interactions.load(raw / "arts").user_ids == ["u", "v", "w"]
-    assert sorted(os.listdir(raw / "arts")) == ["behaviours.tsv", "image_urls.tsv", "images", "items.tsv", "unfinished"]
+    assert sorted(os.listdir(raw / "arts")) == [
+        "behaviours.tsv",
+        "dataset.json",
+        "image_urls.tsv",
+        "images",
+        "items.tsv",
+        "unfinished",
+    ]
 
 
 def test_only_unfinished_datasets_are_finished(tmp_path):

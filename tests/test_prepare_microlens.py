@@ -86,7 +86,7 @@ def test_both_forms_of_the_pairs_give_the_same(raw, form, capsys):
     assert read.texts[1] == 'dogs, and "cats"'
     assert sorted(os.listdir(raw / "stream" / "images")) == [f"{n}.jpg" for n in range(1, 6)]
     out = capsys.readouterr().out
-    assert "dropped: 1 items without text, 1 items without image, 1 users with fewer than 5" in out
+    assert "dropped: 1 items without text, 1 items without image ('7' for one), 1 users with fewer than 5" in out
     assert "paper, Table 1" in out
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from odmt.demo.checkpoints import save_bert, save_clip
 from odmt.demo.drawings import CATEGORIES, PATTERNS, draw_product
 from odmt.features.item_table import read_items
-from odmt.prepare.layout import new_folder
+from odmt.prepare.new_folder import new_folder
 
 NUM_USERS, NUM_ITEMS = 2000, 800
 SEED = 7

@@ -13,6 +13,7 @@ import polars as pl
 
 from odmt.errors import InputError
 from odmt.features.item_table import check_table, not_utf8, read_items
+from odmt.files import reading
 
 BLOCK = 100_000  # lines that are taken apart at a time
 
@@ -141,7 +142,8 @@ def column_of_lines(path: Path) -> pl.Series:
     """
     check_table(path)
     try:
-        table = pl.read_csv(path, separator="\n", has_header=False, quote_char=None, new_columns=["line"], infer_schema=False)
-    except pl.exceptions.ComputeError:
+        with reading(path):
+            table = pl.read_csv(path, separator="\n", has_header=False, quote_char=None, new_columns=["line"], infer_schema=False)
+    except pl.exceptions.PolarsError:
         raise not_utf8(path) from None
     return table["line"].fill_null("").str.strip_suffix("\r")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from odmt.errors import InputError
+from odmt.features.dataset import check_recorded
+from odmt.files import reading
 
 
 def read_items(path: Path) -> tuple[list[str], list[str]]:
@@ -43,7 +45,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines with their numbers from 1, without their ends."""
     check_table(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
+        with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
             for line, row in enumerate(file, 1):
                 yield line, row.rstrip("\r\n")
     except UnicodeDecodeError:
@@ -51,23 +53,26 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def check_table(path: Path):
-    """Refuse a table of a dataset that is missing or empty.
+    """Refuse a table of a dataset that is missing, empty, or not as it was prepared.
 
     Raises:
-        InputError: with the command that makes it.
+        InputError: with the command that makes it, or accepts it.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; scripts/prepare.py makes a dataset's tables, data/README.md tells how")
-    if path.stat().st_size == 0:
+    with reading(path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; scripts/prepare.py makes a dataset's tables, data/README.md tells how")
+        empty = path.stat().st_size == 0
+    check_recorded(path)
+    if empty:
         raise InputError(f"{path}: the file is empty; make it again with scripts/prepare.py")
 
 
 def not_utf8(path: Path) -> InputError:
     """The error that names the first line of a file which is no UTF-8."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         for line, row in enumerate(file, 1):
             try:
                 row.decode("utf-8")
             except UnicodeDecodeError:
                 return InputError(f"{path}, line {line}: not UTF-8; convert the file, e.g. with iconv -t utf-8")
-    raise AssertionError("every line decodes")
+    return InputError(f"{path}: cannot be read as a table; make it again with scripts/prepare.py")

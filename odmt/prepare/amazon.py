@@ -11,7 +11,8 @@ import polars as pl
 
 from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time
-from odmt.prepare.layout import Cut, Dataset, new_folder, tidy
+from odmt.prepare.layout import Cut, Dataset, source_of, tidy
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.raw_lines import RawLines
 from odmt.prepare.raw_tables import read_csv, read_json_lines
 from odmt.prepare.unfinished import write_unfinished
@@ -52,6 +53,7 @@ def amazon(
         skip_bad_lines: leave out up to so many lines of each file that cannot be read.
         overwrite: replace the dataset that is there, with its images and features.
     """
+    source = source_of("amazon", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
         histories = histories_by_time(_read_reviews(reviews, skip_bad_lines))
@@ -66,7 +68,7 @@ def amazon(
             raise InputError(f"{reviews}: no user has {min_length} reviews; is it the whole file, and --min-length right?")
         items, urls = _read_metadata(metadata, active["items"].explode().unique(), skip_bad_lines)
         dataset = Dataset(active, items, urls, Cut(min_length, last=sys.maxsize))
-        write_unfinished(folder, dataset, urls, cut)
+        write_unfinished(folder, dataset, urls, cut, source)
     dataset.report(f"{Path(out).name}, uncut")
     print(f"next: python scripts/fetch_images.py --dataset {out}, then python scripts/prepare.py finish --dataset {out}")
 
@@ -108,17 +110,19 @@ def _read_metadata(path: Path, occurring: pl.Series, skip_bad_lines: int) -> tup
         )
     first = table.unique(item, keep="first", maintain_order=True)
     polluted = first["title"].str.contains(POLLUTION).fill_null(False)
-    described = first.filter(~polluted).with_columns(
+    described = first.with_columns(
         pl.col(fields[:2]).fill_null("").map_elements(clean_html, pl.String),
         pl.col(fields[2:]).map_elements(lambda value: clean_html(" ".join(_texts(value))), pl.String, skip_nulls=False),
     )
-    titled = described.filter(pl.col("title") != "")
+    untitled = (described["title"] == "") & ~polluted
     print(
         f"metadata of {len(first):,} of {len(occurring):,} items; {len(table) - len(first):,} repeated lines, "
-        f"{polluted.sum():,} items with a script for a title and {len(described) - len(titled):,} with an empty one dropped"
+        f"{polluted.sum():,} items with a script for a title and {untitled.sum():,} with an empty one dropped"
     )
-    urls = {row[item]: links for row in titled.select(item, *images).to_dicts() if (links := _links(row, images))}
-    return titled.select(pl.col(item).alias("item"), *fields), urls
+    # Without a title an item counts as one without text, whatever else is known of it.
+    described = described.with_columns(pl.when(polluted | untitled).then(pl.lit("")).otherwise(pl.col(fields)).name.keep())
+    urls = {row[item]: links for row in described.select(item, *images).to_dicts() if (links := _links(row, images))}
+    return described.select(pl.col(item).alias("item"), *fields), urls
 
 
 def _list(value: str | None) -> list:

@@ -7,7 +7,8 @@ from typing import Literal
 from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time, histories_of_pairs, read_events
 from odmt.prepare.item_tables import read_items, read_labels
-from odmt.prepare.layout import Cut, Dataset, new_folder
+from odmt.prepare.layout import Cut, Dataset, source_of
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
 from odmt.prepare.splits import random_split
 from odmt.prepare.table1 import print_sgfd_table1
@@ -63,6 +64,7 @@ def csv(
         skip_bad_lines: leave out up to so many lines of the interaction table that cannot be read.
         overwrite: replace the dataset that is there, with its images and features.
     """
+    source = source_of("csv", locals())
     if split == "random" and last is not None:
         raise InputError("--last keeps the newest interactions, and --split random knows no order; leave one of the two out")
     cut = Cut(min_length, sys.maxsize if split == "random" else 15 if last is None else last)
@@ -77,10 +79,10 @@ def csv(
         if pictures:
             place_pictures(pictures, dataset.item_ids, folder / "images")
         if split == "time":
-            dataset.write(folder)
+            dataset.write(folder, source)
         else:
             pairs = random_split(dataset, test_share, valid_share, seed)
-            pairs.write(folder)
+            pairs.write(folder, source, dataset.dropped)
     if split == "time":
         return dataset.report(Path(out).name)
     dataset.report_dropped()

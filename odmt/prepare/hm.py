@@ -9,7 +9,8 @@ from jsonargparse.typing import PositiveInt
 from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time
 from odmt.prepare.item_tables import read_items
-from odmt.prepare.layout import HAS_TEXT, Cut, Dataset, new_folder
+from odmt.prepare.layout import HAS_TEXT, Cut, Dataset, source_of
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
 from odmt.prepare.raw_tables import read_csv
 
@@ -46,6 +47,7 @@ def hm(
         skip_bad_lines: leave out up to so many transactions that cannot be read.
         overwrite: replace the dataset that is there, with its images and features.
     """
+    source = source_of("hm", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
         pictures = find_pictures(images, "*/*")
@@ -54,7 +56,7 @@ def hm(
         drawn = _draw(transactions, usable, min_length, users, seed, skip_bad_lines)
         dataset = Dataset(_histories(transactions, drawn, skip_bad_lines), items, pictures, cut)
         place_pictures(pictures, dataset.item_ids, folder / "images")
-        dataset.write(folder)
+        dataset.write(folder, source)
     dataset.report(Path(out).name)
 
 

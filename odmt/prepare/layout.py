@@ -4,17 +4,18 @@ A history is what a user did, in time order and uncut; every source of raw files
 items and, where there are any, pictures.
 """
 
-import shutil
 import unicodedata
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.features.dataset import RECORD, write_record
 from odmt.files import written_whole
+from odmt.prepare.names import unmatched
 from odmt.prepare.table1 import print_table1
 
 MAX_NAME_BYTES = 240  # of a file name's 255; the suffix and a temporary name's ending need the rest
@@ -39,53 +40,10 @@ class Cut:
             raise InputError(f"--min-length {self.min_length} --last {self.last}: must be 3 or more, and last not the smaller one")
 
 
-@contextmanager
-def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder to write into that gets its name only when everything in it is complete.
-
-    Args:
-        out: the dataset's folder, data/NAME.
-        overwrite: replace the dataset that is there, with its images and features.
-
-    Raises:
-        InputError: `out` exists and holds something that is not to be replaced.
-    """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: a file; --out names the folder of a dataset, data/NAME")
-    old = out.is_dir() and any(out.iterdir())
-    is_dataset = any((out / name).exists() for name in ("behaviours.tsv", "train.tsv", "unfinished"))
-    if old and not (overwrite and is_dataset):
-        remedy = "remove it, choose another name, or pass --overwrite" if is_dataset else "choose another name"
-        raise InputError(f"{out}: the folder holds {'a dataset' if is_dataset else 'other files'} already; {remedy}")
-    partial, replaced = (out.with_name(out.name + ending) for ending in (".partial", ".replaced"))
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        with writing(out):
-            partial.mkdir(parents=True)
-            yield partial
-            if old:
-                out.rename(replaced)
-            partial.rename(out)
-    finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def write_table(path: Path, table: pl.DataFrame):
     """Write a file of tab-separated columns without a header, whole or not at all."""
     with written_whole(path) as partial:
         table.write_csv(partial, separator="\t", include_header=False, quote_style="never")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say which dataset could not be written when the disk, or a raw file, cannot be worked with."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{folder}: not prepared: {error}; see to it and start the same command again") from error
 
 
 def tidy(text: str) -> str:
@@ -101,8 +59,8 @@ def tidy(text: str) -> str:
 class Dataset:
     """Histories and items after all dropping and cutting.
 
-    Items without text, then those without picture are dropped, then users by the minimum length, then all but the last
-    interactions, then items left with no interaction.
+    Items that stand in no item table, those without text, then those without picture are dropped, then users by the minimum
+    length, then all but the last interactions, then items left with no interaction.
 
     Args:
         histories: user, items.
@@ -124,19 +82,24 @@ class Dataset:
         labels: pl.DataFrame | None = None,
     ):
         self.dropped: dict[str, int] = {}
-        occurring = histories.select(pl.col("items").explode().unique().alias("item"))
+        self._examples: dict[str, str] = {}
+        occurring = histories["items"].explode().unique().drop_nulls()
         table = items["item"]
-        items = items.join(occurring, on="item", how="semi", maintain_order="left")
-        if items.is_empty() and len(table) and len(occurring):
-            raise InputError(
-                f"none of the items with interactions, {occurring['item'][0]!r} for one, is among the items with texts, "
-                f"{table[0]!r} for one; do both tables call them by the same names?"
-            )
+        items = items.filter(table.is_in(occurring.implode()))
+        if unknown := set(occurring) - set(table):
+            example = unmatched(unknown, set(table) - set(occurring), "it")
+            self._count("items that are not in the item table", len(unknown), example)
+            if items.is_empty():
+                raise InputError(f"none of the {len(unknown):,} items with interactions is in the item table: {example}")
         described = items.filter(HAS_TEXT)
-        self._count("items without text", len(occurring) - len(described))
+        self._count("items without text", len(items) - len(described))
         if pictured is not None:
             kept = described.filter(pl.col("item").is_in(list(pictured)))
-            self._count("items without image", len(described) - len(kept))
+            if lacking := set(described["item"]) - set(kept["item"]):
+                example = unmatched(lacking, set(pictured) - set(table), "the images' folder")
+                self._count("items without image", len(lacking), example)
+                if kept.is_empty():
+                    raise InputError(f"none of the {len(lacking):,} items with interactions and text has an image: {example}")
             described = kept
         events = histories.explode("items").join(described.select(items="item"), on="items", how="semi", maintain_order="left")
         rest = events.group_by("user", maintain_order=True).agg("items")
@@ -145,8 +108,8 @@ class Dataset:
         self.histories = long.with_columns(pl.col("items").list.tail(cut.last))
         old = long["items"].list.len().sum() - self.histories["items"].list.len().sum()
         self._count(f"interactions older than their user's last {cut.last}", old)
-        left = self.histories.select(pl.col("items").explode().unique().alias("item"))
-        self.items = described.join(left, on="item", how="semi", maintain_order="left")
+        left = self.histories["items"].explode().unique()
+        self.items = described.filter(pl.col("item").is_in(left.implode()))
         self._count("items left with no interaction", len(described) - len(self.items))
         self.labels = None if labels is None else self.items.select("item").join(labels, on="item", maintain_order="left")
         if self.histories.is_empty():
@@ -158,29 +121,52 @@ class Dataset:
         """The kept items."""
         return self.items["item"].to_list()
 
-    def write(self, folder: Path):
-        """Write items.tsv, behaviours.tsv and, where there are categories, labels.tsv, each whole or not at all."""
+    def write(self, folder: Path, source: Mapping[str, Any]):
+        """Write items.tsv, behaviours.tsv and, where there are categories, labels.tsv, each whole or not at all, and a record.
+
+        Args:
+            folder: the dataset's.
+            source: from what it was made, for the record.
+        """
+        (folder / RECORD).unlink(missing_ok=True)  # a kill leaves no record of other tables
         lines = self.histories.select(pl.col("user"), pl.col("items").list.join(" "))
         for name, table in {"items.tsv": self.items, "labels.tsv": self.labels, "behaviours.tsv": lines}.items():
             if table is not None:
                 write_table(folder / name, table)
+        counts = {"users": len(self.histories), "items": len(self.items), "interactions": self.num_interactions}
+        write_record(folder, {**counts, "dropped": self.dropped, "source": source})
+
+    @property
+    def num_interactions(self) -> int:
+        """What is kept of all histories."""
+        return int(self.histories["items"].list.len().sum())
 
     def report(self, name: str):
         """Print what was dropped and the dataset's row of Table 1, beside the paper's if it has a dataset of this name."""
         self.report_dropped()
-        interactions = self.histories["items"].list.len().sum()
-        print_table1(name, len(self.histories), len(self.items), interactions)
+        print_table1(name, len(self.histories), len(self.items), self.num_interactions)
 
     def report_dropped(self):
         """Print what was dropped."""
         print(f"dropped: {self._dropped()}")
 
-    def _count(self, what: str, number: int):
+    def _count(self, what: str, number: int, example: str = ""):
         if number:
-            self.dropped[what] = number
+            self.dropped[what] = int(number)
+            self._examples[what] = f" ({example})" if example else ""
 
     def _dropped(self) -> str:
-        return ", ".join(f"{number:,} {what}" for what, number in self.dropped.items()) or "nothing"
+        return ", ".join(f"{number:,} {what}{self._examples[what]}" for what, number in self.dropped.items()) or "nothing"
+
+
+def source_of(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a dataset is made from: the command's arguments, and sizes and times of the files among them."""
+    files = {name: path for name, path in arguments.items() if isinstance(path, Path) and path.is_file()}
+    return {
+        "command": command,
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
+        "files": {name: {"bytes": path.stat().st_size, "modified": path.stat().st_mtime} for name, path in files.items()},
+    }
 
 
 def _check_names(users: pl.Series, items: pl.Series):
@@ -190,6 +176,6 @@ def _check_names(users: pl.Series, items: pl.Series):
             f"item {bad[0]!r} cannot be used: item names become file names and are separated by blanks, so they hold no white "
             f"space and no /, and no more than {MAX_NAME_BYTES} bytes; rename {len(bad)} items"
         )
-    bad = users.filter(users.str.contains(r"[\t\r\n]"))
+    bad = users.filter(users.str.contains(r"[\t\r\n\x00]"))
     if len(bad):
-        raise InputError(f"user {bad[0]!r} cannot be used: a tab or line break in the name; rename {len(bad)} users")
+        raise InputError(f"user {bad[0]!r} cannot be used: a tab, line break or NUL in the name; rename {len(bad)} users")

@@ -12,7 +12,8 @@ import polars as pl
 from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time, read_events, read_histories
 from odmt.prepare.item_tables import check_distinct
-from odmt.prepare.layout import Cut, Dataset, new_folder, tidy
+from odmt.prepare.layout import Cut, Dataset, source_of, tidy
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
 from odmt.prepare.quoted_lines import is_row
 from odmt.prepare.raw_files import suffix
@@ -45,6 +46,7 @@ def microlens(
         skip_bad_lines: leave out up to so many lines of the pairs that cannot be read.
         overwrite: replace the dataset that is there, with its images and features.
     """
+    source = source_of("microlens", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
         pictures = find_pictures(covers)
@@ -55,7 +57,7 @@ def microlens(
             histories = read_histories(pairs, skip_bad_lines)
         dataset = Dataset(histories, items, pictures, cut)
         place_pictures(pictures, dataset.item_ids, folder / "images")
-        dataset.write(folder)
+        dataset.write(folder, source)
     dataset.report(Path(out).name)
 
 

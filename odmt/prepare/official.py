@@ -4,9 +4,10 @@ from pathlib import Path
 
 from odmt.prepare.histories import read_histories
 from odmt.prepare.item_tables import read_tab_items
-from odmt.prepare.layout import Cut, Dataset, new_folder
+from odmt.prepare.layout import Cut, Dataset, source_of
 from odmt.prepare.lmdb_images import LmdbImages
 from odmt.prepare.microlens import read_titles
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
 from odmt.prepare.raw_files import suffix
 
@@ -34,6 +35,7 @@ def official(
         skip_bad_lines: leave out up to so many lines of the behaviours that cannot be read.
         overwrite: replace the dataset that is there, with its images and features.
     """
+    source = source_of("official", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
         # As the official reader has it: in Stream's file the title is all that follows the first comma, quotes too.
@@ -47,7 +49,7 @@ def official(
             pictures = find_pictures(images)
             dataset = Dataset(histories, table, pictures, cut)
             place_pictures(pictures, dataset.item_ids, folder / "images")
-        dataset.write(folder)
+        dataset.write(folder, source)
     dataset.report(Path(out).name)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from odmt.errors import InputError
+from odmt.files import reading
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -38,7 +39,7 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         InputError: it cannot be opened or read.
     """
     path = Path(path)
-    with reading(path):
+    with _reading(path):
         if not path.is_file():
             what = "not a regular file" if path.exists() else "no such file"
             raise InputError(f"{path}: {what}; data/README.md tells where the raw files come from")
@@ -57,11 +58,13 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Say that a user's file cannot be read, and why; what a broken compression raises passes through."""
-    try:
-        yield
-    except BROKEN:
-        raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; see to it, or name another file") from error
+def _reading(path: Path) -> Iterator[None]:
+    """As `odmt.files.reading`; but what a broken compression raises, an `OSError` too, passes through."""
+    broken = None
+    with reading(path):
+        try:
+            yield
+        except BROKEN as error:
+            broken = error
+    if broken:
+        raise broken

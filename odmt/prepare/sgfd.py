@@ -14,7 +14,8 @@ from odmt.errors import InputError
 from odmt.features.feature_files import open_features
 from odmt.features.importing import Form, import_rows
 from odmt.prepare.item_rows import read_rows
-from odmt.prepare.layout import new_folder, tidy
+from odmt.prepare.layout import source_of, tidy
+from odmt.prepare.new_folder import new_folder
 from odmt.prepare.raw_lines import decoded_lines
 from odmt.prepare.raw_tables import read_csv, read_header
 from odmt.prepare.splits import Split, hold_out
@@ -55,6 +56,7 @@ def sgfd(
         skip_bad_lines: leave out up to so many lines of each of the two tables that cannot be read.
         overwrite: replace the dataset that is there, with its features.
     """
+    source = source_of("sgfd", locals())
     data = Path(data)
     with new_folder(out, overwrite) as folder:
         train, test = (_read_pairs(data / f"{name}.csv", skip_bad_lines) for name in ("train", "test"))
@@ -70,7 +72,7 @@ def sgfd(
             items=pl.DataFrame({"item": names, "text": texts}),
             labels=pl.DataFrame({"item": names, "label": labels}) if labels else None,
         )
-        split.write(folder)
+        split.write(folder, source)
         for modality, name in FEATURES.items():
             if (data / name).exists():
                 _import(data / name, folder / "features" / modality, names, dtype)

@@ -1,12 +1,15 @@
 """Datasets without an order: interactions split into train, validation and test at random, and their files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from odmt.errors import InputError
+from odmt.features.dataset import write_record
 from odmt.prepare.layout import Dataset, write_table
 
 
@@ -52,14 +55,21 @@ class Split:
     items: pl.DataFrame
     labels: pl.DataFrame | None = None
 
-    def write(self, folder: Path):
-        """Write items.tsv, labels.tsv and a file of `user<TAB>item item ...` a split, each whole or not at all."""
+    def write(self, folder: Path, source: Mapping[str, Any], dropped: Mapping[str, int] | None = None):
+        """Write items.tsv, labels.tsv and a file of `user<TAB>item item ...` a split, each whole or not at all, and a record.
+
+        Args:
+            folder: the dataset's.
+            source: from what it was made, for the record.
+            dropped: how many of what were dropped.
+        """
         tables = {"items": self.items, "labels": self.labels, "train": _lists(self.train), "test": _lists(self.test)}
         if len(self.valid):
             tables["valid"] = _lists(self.valid)
         for name, table in tables.items():
             if table is not None:
                 write_table(folder / f"{name}.tsv", table)
+        write_record(folder, {**self.counts(), "dropped": dropped or {}, "source": source})
 
     def counts(self) -> dict[str, int]:
         """Numbers of users, items, interactions by split, and categories."""

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from odmt.errors import InputError
+from odmt.features.dataset import RECORD, check_recorded, find_dataset, read_record
+from odmt.features.item_table import check_table
+from odmt.files import reading
 from odmt.prepare.histories import read_histories
 from odmt.prepare.item_tables import read_tab_items
-from odmt.prepare.layout import Cut, Dataset, writing
+from odmt.prepare.layout import Cut, Dataset
+from odmt.prepare.new_folder import writing
 from odmt.prepare.pictures import find_pictures
 
 
-def write_unfinished(folder: Path, dataset: Dataset, urls: Mapping[str, Sequence[str]], cut: Cut):
+def write_unfinished(folder: Path, dataset: Dataset, urls: Mapping[str, Sequence[str]], cut: Cut, source: Mapping):
     """Write what `finish` needs and image_urls.tsv: item<TAB>url<TAB>url ..., the best one first.
 
     Args:
@@ -20,10 +24,11 @@ def write_unfinished(folder: Path, dataset: Dataset, urls: Mapping[str, Sequence
         dataset: uncut histories of the users that may be kept, and their items.
         urls: at least those of the dataset's items.
         cut: what will be kept of a user.
+        source: from what the dataset is made, for its record.
     """
     rest = folder / "unfinished"
     rest.mkdir()
-    dataset.write(rest)
+    dataset.write(rest, source)
     (rest / "cut.json").write_text(json.dumps(dataclasses.asdict(cut)))
     lines = ("\t".join([item, *urls[item]]) + "\n" for item in dataset.item_ids)
     (folder / "image_urls.tsv").write_text("".join(lines), encoding="utf-8")
@@ -35,15 +40,43 @@ def finish(dataset: Path):
     Can be done again after more images have come; the features of items that were kept before stay valid.
 
     Args:
-        dataset: the dataset's folder, data/NAME, with images/.
+        dataset: the dataset's folder, data/NAME, or its name, with images/.
     """
-    folder = Path(dataset)
+    folder = find_dataset(dataset)
     rest = folder / "unfinished"
     if not rest.is_dir():
         raise InputError(f"{folder}: nothing to finish here; only `prepare.py amazon` leaves a dataset without its images")
+    _check_unedited(folder)
+    items = read_tab_items(rest / "items.tsv")
+    for name in ("items.tsv", "behaviours.tsv"):
+        check_table(rest / name)
     pictures = find_pictures(folder / "images")
-    cut = Cut(**json.loads((rest / "cut.json").read_text()))
-    finished = Dataset(read_histories(rest / "behaviours.tsv"), read_tab_items(rest / "items.tsv"), pictures, cut)
+    finished = Dataset(read_histories(rest / "behaviours.tsv"), items, pictures, _read_cut(rest / "cut.json"))
     with writing(folder):
-        finished.write(folder)
+        finished.write(folder, (read_record(rest) or {}).get("source", {"command": "amazon"}))
     finished.report(folder.name)
+
+
+def _read_cut(path: Path) -> Cut:
+    try:
+        with reading(path):
+            return Cut(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged ({error}); run `prepare.py amazon` again") from None
+
+
+def _check_unedited(folder: Path):
+    """Refuse to write over tables that somebody has edited since they were written."""
+    edited = bool((read_record(folder) or {}).get("accepted"))
+    for name in ("items.tsv", "behaviours.tsv"):
+        try:
+            check_recorded(folder / name) if (folder / name).exists() else None
+        except InputError:
+            edited = True
+        if edited and (folder / name).exists():
+            raise InputError(
+                f"{folder / name}: edited since it was finished, and finishing again would write over it; move the tables and "
+                f"{RECORD} away first"
+            )

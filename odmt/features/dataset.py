@@ -1,0 +1,111 @@
+"""A dataset's folder: where it is, and what `scripts/prepare.py` recorded of its tables, so that one that was cut off is noticed.
+
+dataset.json holds for each table its lines, bytes and hash, and beside them the counts, what was dropped, and from what the dataset
+was made. A dataset without it is read as it is.
+"""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xxhash
+
+from odmt.errors import InputError
+from odmt.files import reading, write_text
+
+RECORD = "dataset.json"
+LISTS = ("behaviours.tsv", "train.tsv", "valid.tsv", "test.tsv")  # of items, a user a line
+TABLES = (*LISTS, "items.tsv", "labels.tsv")
+CHUNK_BYTES = 1 << 20
+
+
+class TableState(NamedTuple):
+    """What a table is recognised by."""
+
+    lines: int
+    bytes: int
+    xxh3: str
+
+
+def find_dataset(dataset: Path) -> Path:
+    """The folder of a dataset that is given as data/NAME or by its name alone, as the configuration has it.
+
+    Raises:
+        InputError: there is neither.
+    """
+    dataset = Path(dataset)
+    if dataset.is_dir():
+        return dataset
+    named = Path("data") / dataset
+    if len(dataset.parts) == 1 and named.is_dir():
+        return named
+    tried = f"{dataset} or {named}" if len(dataset.parts) == 1 else str(dataset)
+    raise InputError(f"{tried}: no such folder; --dataset names a dataset, NAME or data/NAME; scripts/prepare.py makes one")
+
+
+def table_state(path: Path) -> TableState:
+    """Count and hash a table."""
+    digest, lines, size, end = xxhash.xxh3_128(), 0, 0, b"\n"
+    with reading(path), path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
+            size += len(chunk)
+            end = chunk[-1:]
+    return TableState(lines + (end != b"\n"), size, digest.hexdigest())
+
+
+def write_record(folder: Path, about: dict[str, Any]):
+    """Record the tables that lie in a folder, and what else is known about the dataset."""
+    tables = {name: table_state(folder / name)._asdict() for name in TABLES if (folder / name).is_file()}
+    write_text(folder / RECORD, json.dumps({**about, "tables": tables}, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read what was recorded of a dataset; None: nothing was.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    path = folder / RECORD
+    if not os.path.lexists(path):
+        return None
+    try:
+        with reading(path):
+            record = json.loads(path.read_text(encoding="utf-8"))
+        return {**record, "tables": {name: TableState(**state) for name, state in record["tables"].items()}}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: damaged ({type(error).__name__}: {error}); restore it, or have it made from the tables as they are: "
+            f"{_accept(folder)}"
+        ) from None
+
+
+def check_recorded(path: Path):
+    """Compare a table with what was recorded when it was prepared.
+
+    Raises:
+        InputError: it differs; with what differs, and how an edited table is accepted.
+    """
+    record = read_record(path.parent)
+    if not record or not (then := record["tables"].get(path.name)):
+        return
+    now = table_state(path)
+    if now == then:
+        return
+    if (now.lines, now.bytes) == (then.lines, then.bytes):
+        difference = f"other content in as many lines ({now.lines:,}) and bytes"
+    else:
+        difference = f"{now.lines:,} lines of {now.bytes:,} bytes in all, which were {then.lines:,} lines and {then.bytes:,} bytes"
+    raise InputError(
+        f"{path}: not as it was prepared: {difference}. If it was cut off or damaged, copy or prepare it again; if it was edited "
+        f"on purpose: {_accept(path.parent)}"
+    )
+
+
+def _accept(folder: Path) -> str:
+    return f"python scripts/prepare.py accept --dataset {shlex.quote(str(folder))}"
