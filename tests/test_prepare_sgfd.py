@@ -73,7 +73,7 @@ def test_only_the_tables(raw):
         write_pairs(raw / f"{name}.csv", pairs, "itemID,userID")
     out = raw.parent / "tiny"
     sgfd(raw, out, validation="none")
-    assert sorted(os.listdir(out)) == ["items.tsv", "test.tsv", "train.tsv"]
+    assert sorted(os.listdir(out)) == ["dataset.json", "items.tsv", "test.tsv", "train.tsv"]
     assert Pairs.load(out).train.items.tolist() == [0, 1, 2, 0, 3, 1]
 
 

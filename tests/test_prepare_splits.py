@@ -36,7 +36,7 @@ def run(raw, name="out", **options) -> Path:
 
 def test_a_random_split(raw, capsys):
     pairs = Pairs.load(run(raw, split="random", label_column="genres", list_separator="|"))
-    assert sorted(os.listdir(raw / "out")) == ["items.tsv", "labels.tsv", "test.tsv", "train.tsv", "valid.tsv"]
+    assert sorted(os.listdir(raw / "out")) == ["dataset.json", "items.tsv", "labels.tsv", "test.tsv", "train.tsv", "valid.tsv"]
     sizes = [4 + user % 6 for user in range(12)]
     # 3 in 10 of 4 to 9 items, rounded, and of the rest one in ten, which is one.
     assert pairs.test.counts.tolist() == [{4: 1, 5: 2, 6: 2, 7: 2, 8: 2, 9: 3}[size] for size in sizes]

@@ -18,6 +18,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.features.dataset import find_dataset
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.images import describe_shared
 from odmt.features.item_table import read_items
@@ -57,7 +58,7 @@ def extract_features(
     text changed, are brought up to date. Under torchrun every process takes its share of the items and writes its own shard.
 
     Args:
-        dataset: the dataset's folder, data/NAME.
+        dataset: the dataset's folder, data/NAME, or its name.
         image_encoder: CLIP checkpoint, a folder or a hub name.
         text_encoder: BERT checkpoint, a folder or a hub name; hfl/chinese-roberta-wwm-ext for Chinese.
         modality: what to extract; `all` is text alone where there is no images folder.
@@ -74,7 +75,7 @@ def extract_features(
     Raises:
         InputError: a checkpoint that cannot be loaded, a store made in another way, a bad image with `stop`, a full disk.
     """
-    dataset = Path(dataset)
+    dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv")
     images = dataset / "images"
     here = _choose_device(device)

@@ -15,6 +15,7 @@ import xxhash
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.features.dataset import find_dataset
 from odmt.features.feature_files import FeatureFile, open_features
 from odmt.features.item_table import read_items
 from odmt.features.row_names import read_row_names
@@ -63,7 +64,7 @@ def import_features(
     An import that was interrupted continues when it is started again.
 
     Args:
-        dataset: the dataset's folder, data/NAME.
+        dataset: the dataset's folder, data/NAME, or its name.
         modality: what the features are of.
         file: the file or folder. Rows stand in the order of items.tsv, unless the file names its items (a folder; a column
             item_id of a .parquet file, an array item_ids in an .npz file) or --ids does.
@@ -79,7 +80,7 @@ def import_features(
         InputError: a file that cannot be read; too few or too many rows; names that are unknown, missing or stand twice; values
             that are not finite or too large, with item and value; a store that holds something else.
     """
-    dataset = Path(dataset)
+    dataset = find_dataset(dataset)
     item_ids, _ = read_items(dataset / "items.tsv")
     source = open_features(Path(file), key)
     if ids is not None:

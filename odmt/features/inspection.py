@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.features.dataset import find_dataset
 from odmt.features.images import find_images
 from odmt.features.item_table import read_items
 from odmt.features.store import FeatureStore, shard_paths
@@ -39,7 +40,7 @@ def inspect_features(
     by cosine of the CLS tokens, from which the mean over all items is taken away.
 
     Args:
-        dataset: the dataset's folder, data/NAME.
+        dataset: the dataset's folder, data/NAME, or its name.
         out: the PNG to write; by default DATASET/contact_sheet.png.
         num_items: rows of the sheet.
         num_neighbours: neighbours of an item by each modality.
@@ -48,7 +49,7 @@ def inspect_features(
     Raises:
         InputError: a dataset without features, or whose items have none; a file that cannot be written.
     """
-    dataset = Path(dataset)
+    dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv")
     folders = sorted(path.parent for path in dataset.glob("features/*/header.json"))
     if not folders:
