@@ -3,6 +3,9 @@
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
 from odmt.bench.features import features
+from odmt.bench.graph_evaluate import graph_evaluate
+from odmt.bench.graph_scaling import graph_scaling
+from odmt.bench.graph_step import graph_step
 from odmt.bench.prepare import prepare
 from odmt.bench.scaling import scaling
 from odmt.bench.startup import startup
@@ -17,6 +20,9 @@ COMMANDS = {
     "startup": startup,
     "scaling": scaling,
     "prepare": prepare,
+    "graph-step": graph_step,
+    "graph-evaluate": graph_evaluate,
+    "graph-scaling": graph_scaling,
 }
 
 if __name__ == "__main__":

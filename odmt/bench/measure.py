@@ -100,6 +100,14 @@ def memory_peak(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_memory("VmHWM")
 
 
+def reset_peak(device: torch.device):
+    """Let `memory_peak` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def process_memory(key: Literal["VmRSS", "VmHWM", "RssAnon"]) -> int:
     """Bytes of this process: resident now, at most so far, or now without the files that it has mapped."""
     # Not getrusage: its peak starts with that of the process that started this one.
