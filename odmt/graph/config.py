@@ -159,12 +159,21 @@ class Config(engine.RunConfig):
     def __post_init__(self):
         super().__post_init__()
         host = self.model.host
-        own = "lightgcn" if host == "bprmf" else host
-        for section, default in (("bm3", BM3Settings()), ("grcn", GRCNSettings()), ("maml", MAMLSettings())):
-            given = [name for name in _names(default) if getattr(getattr(self, section), name) != getattr(default, name)]
-            require(
-                section == own or not given, f"{section}.{given[0] if given else ''}", f"changes nothing with model.host={host}"
-            )
+        for section in ("bm3", "grcn", "maml", "lightgcn"):
+            users = ("lightgcn", "bprmf") if section == "lightgcn" else (section,)
+            given = _changed(getattr(self, section))
+            require(host in users or not given, f"{section}.{given[0] if given else ''}", f"changes nothing with model.host={host}")
+        require(
+            host != "bprmf" or "num_layers" not in _changed(self.lightgcn),
+            "lightgcn.num_layers",
+            "changes nothing with model.host=bprmf, which has no layers",
+        )
+        given = [key for key in ("extractor", "modalities") if key in _changed(self.model)]
+        require(
+            host not in WITHOUT_CONTENT or not given,
+            f"model.{given[0] if given else ''}",
+            f"changes nothing with model.host={host}, which uses no features",
+        )
         given = self.sgfd.given
         require(
             self.model.needs_labels or not given,
@@ -191,5 +200,7 @@ class Config(engine.RunConfig):
         return f"{self.evaluation.selection}/fused/recall@20"
 
 
-def _names(settings) -> list[str]:
-    return [field.name for field in fields(settings)]
+def _changed(settings) -> list[str]:
+    """Names of the settings that are not as by default."""
+    default = type(settings)()
+    return [name for name in (field.name for field in fields(settings)) if getattr(settings, name) != getattr(default, name)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odmt.config import require
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.content import ItemContent
 from odmt.graph.models.host import Host, total
@@ -37,6 +38,12 @@ class BM3Settings:
     dropout: float = 0.3
     reg_weight: float = 0.1
     cl_weight: float = 2.0
+
+    def __post_init__(self):
+        require(self.num_layers >= 0, "bm3.num_layers", "must not be negative")
+        require(0 <= self.dropout < 1, "bm3.dropout", f"{self.dropout} is not in [0, 1)")
+        for key in ("reg_weight", "cl_weight"):
+            require(getattr(self, key) >= 0, f"bm3.{key}", "must not be negative")
 
 
 class BM3(Host):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odmt.config import require
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
 from odmt.graph.losses import bpr_loss
@@ -41,6 +42,10 @@ class GRCNSettings:
     routing: int = 0
     pruning: bool = False
     reg_weight: float = 1e-3
+
+    def __post_init__(self):
+        for key in ("routing", "reg_weight"):
+            require(getattr(self, key) >= 0, f"grcn.{key}", "must not be negative")
 
 
 class GRCN(Host):

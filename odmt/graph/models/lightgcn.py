@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odmt.config import require
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.models.bprmf import BPRMF
 
@@ -26,6 +27,10 @@ class LightGCNSettings:
 
     num_layers: int = 2
     reg_weight: float = 1e-4
+
+    def __post_init__(self):
+        require(self.num_layers >= 1, "lightgcn.num_layers", "must be 1 or more; host=bprmf has none")
+        require(self.reg_weight >= 0, "lightgcn.reg_weight", "must not be negative")
 
 
 class LightGCN(BPRMF):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odmt.config import require
 from odmt.graph.content import ItemContent
 from odmt.graph.models.host import Host, total
 from odmt.graph.sampling import PairBatch
@@ -55,6 +56,15 @@ class MAMLSettings:
     clip: float = 1.0
     trained: Literal["all", "tables"] = "all"
     summed: bool = False
+
+    def __post_init__(self):
+        require(self.hidden_dim >= 2, "maml.hidden_dim", "must be 2 or more: two layers have half of it")
+        for key in ("margin", "projection_weight", "covariance_weight"):
+            require(getattr(self, key) >= 0, f"maml.{key}", "must not be negative")
+        for key in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, key) < 1, f"maml.{key}", f"{getattr(self, key)} is not in [0, 1)")
+        for key in ("scale", "clip"):
+            require(getattr(self, key) > 0, f"maml.{key}", "must be positive")
 
 
 class Side(NamedTuple):
