@@ -13,6 +13,7 @@ from torch import Tensor
 from odmt.features.extractors import SgfdExtractor
 from odmt.features.sgfd_settings import COPIES
 from odmt.graph.adjacency import Adjacency
+from odmt.graph.config import BATCH_SIZES, NUM_NEGATIVES
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
 from odmt.graph.models.bm3 import BM3, BM3Settings
@@ -24,8 +25,6 @@ from odmt.ranking import ItemLists
 
 HostName = Literal["bm3", "grcn", "maml"]
 GraphShape = Literal["sgfd-office", "sgfd-small"]
-BATCH_SIZES = {"bm3": 2048, "grcn": 1024, "maml": 256}
-NUM_NEGATIVES = {"bm3": 0, "grcn": 1, "maml": 4}
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,12 @@ class GraphData:
         torch.manual_seed(1)
         extractor = SgfdExtractor(counts.widths, dim, counts.labels, replace(COPIES[name], class_outputs=None))
         if name == "bm3":
-            settings = BM3Settings(dim, **({} if dropout else {"dropout": 0.0}))
-            return BM3(Adjacency(*self.edges, *sizes), self.content, extractor, *sizes, settings)
+            settings = BM3Settings(**({} if dropout else {"dropout": 0.0}))
+            return BM3(Adjacency(*self.edges, *sizes), self.content, extractor, *sizes, dim, settings)
         if name == "grcn":
-            return GRCN(Edges(*self.edges, *sizes), self.content, extractor, *sizes, GRCNSettings(dim))
-        settings = MAMLSettings(dim, summed=True, **({} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}))
-        return MAML(self.content, extractor, *sizes, settings, BATCH_SIZES[name])
+            return GRCN(Edges(*self.edges, *sizes), self.content, extractor, *sizes, dim, GRCNSettings())
+        settings = MAMLSettings(summed=True, **({} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}))
+        return MAML(self.content, extractor, *sizes, dim, settings, BATCH_SIZES[name])
 
 
 def random_graph(counts: GraphCounts, seed: int = 0) -> GraphData:

