@@ -14,12 +14,12 @@ import torch
 from safetensors.numpy import save_file as save_safetensors
 from safetensors.torch import save_file as save_torch_safetensors
 
-from odmt.config import DataConfig
 from odmt.errors import InputError
 from odmt.features import importing
 from odmt.features.importing import import_features
 from odmt.features.store import FeatureStore
 from odmt.features.tables import load_features
+from odmt.sequential.config import DataConfig
 
 ITEMS = [f"i{n}" for n in range(7)]
 VECTORS = np.random.default_rng(0).normal(size=(7, 4))
@@ -220,10 +220,10 @@ BAD_IDS = {
     "twice": ("i0\ni1\ni2\ni3\ni1\ni5\ni6\n", "ids: item 'i1' has two rows, 2 and 5"),
     "unknown": ("i0\ni1\ni2\ni3\ni4\ni5\ni6x\n", "ids: 1 of 7 items have no row, 'i6' the first"),
     "empty": ("", "ids: the file is empty"),
-    "row twice": ("".join(f"i{n}\t{n // 2}\n" for n in range(7)), "ids, line 2: row 0 is that of item 'i0' already"),
+    "row twice": ("".join(f"i{n}\t{n // 2}\n" for n in range(7)), "ids, line 2: number 0 is that of 'i0' already"),
     "row too large": (
         "".join(f"i{n}\t{n + 1}\n" for n in range(7)),
-        "ids, line 7: row 7, but there are 7 rows of features, from 0",
+        "ids: row 7 of item 'i6', but there are 7 rows of features, from 0",
     ),
     "no number": ("i0\t0\ni1\tone\n", "ids, line 2: 'i1 one', expected two columns"),
     "rows without item": ("i0\t0\ni1\t1\n", "ids: 5 of 7 rows have no item, 2 the first"),

@@ -61,7 +61,7 @@ def test_the_whole_folder(raw, capsys):
         assert (store.header.width, store.header.max_tokens, store.header.dtype, len(store)) == (6, 1, "float16", 5)
         np.testing.assert_array_equal(store.read("3"), np.load(raw / "FeatureImage_normal.npy")[3:4].astype(np.float16))
     printed = capsys.readouterr().out
-    assert "FeatureImage_normal.npy: 2 rows beyond the 5 items left out" in printed
+    assert "FeatureImage_normal.npy: 2 rows of other items left out" in printed
     row = next(line for line in printed.splitlines() if line.startswith("tiny")).split()
     assert row == ["tiny", "3", "5", "8", "4", "2", "2", "3", "46.6667%"]
 
@@ -175,7 +175,7 @@ BAD = {
         {"FeatureImage_normal.npy": np.array([None] * 5, object)},
         "FeatureImage_normal.npy: .*object array",
     ),
-    "too few rows": ({"FeatureText_normal.npy": np.ones((4, 3))}, "FeatureText_normal.npy: 4 rows, but 5 items"),
+    "too few rows": ({"FeatureText_normal.npy": np.ones((4, 3))}, "FeatureText_normal.npy: 4 rows, but the highest itemID is 4"),
     "not finite": (
         {"FeatureText_normal.npy": np.array([[1.0]] * 3 + [[np.inf], [1]])},
         "item '3' has 1 values that are not finite, inf",

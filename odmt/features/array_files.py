@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from odmt.errors import InputError
+from odmt.features.row_names import ID_NAMES
 
 FLOATS = "float16, float32, float64 or bfloat16"
-ID_NAMES = ("item_id", "item", "itemID", "item_ids", "ids", "id", "asin")  # what the names of the rows' items may be called
 
 
 class ArrayFile:

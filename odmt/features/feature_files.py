@@ -14,7 +14,6 @@ from torch import Tensor
 
 from odmt.errors import InputError
 from odmt.features.array_files import (
-    ID_NAMES,
     ArrayFile,
     Npy,
     Npz,
@@ -27,6 +26,7 @@ from odmt.features.array_files import (
     tensor_names,
     to_numpy,
 )
+from odmt.features.row_names import ID_NAMES
 
 
 class FeatureFile(Protocol):

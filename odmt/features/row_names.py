@@ -6,6 +6,9 @@ from pathlib import Path
 from odmt.errors import InputError
 from odmt.features.item_table import check_table, not_utf8
 
+ID_NAMES = ("item_id", "item", "itemID", "item_ids", "ids", "id", "asin")  # what a column of items may be called
+NUMBER_COLUMNS = ("itemID", "userID", "index", "row")  # what the column of the numbers may be called where it stands first
+
 
 def read_row_names(path: Path, num_rows: int) -> list[str | None]:
     """Read the items of R rows.
@@ -26,21 +29,39 @@ def read_row_names(path: Path, num_rows: int) -> list[str | None]:
         if len(rows) != num_rows:
             raise InputError(f"{path}: {len(rows):,} items, but {num_rows:,} rows of features; one line a row")
         return [row[0].strip() for row in rows]
-    header = not rows[0][-1].strip().isdigit()
-    number = 0 if header and rows[0][0].partition(":")[0] in ("itemID", "index", "row") else 1
-    names: list[str | None] = [None] * num_rows
+    numbering = _numbering(path, rows)
+    if (largest := max(numbering)) >= num_rows:
+        raise InputError(
+            f"{path}: row {largest} of item {numbering[largest]!r}, but there are {num_rows:,} rows of features, from 0"
+        )
+    missing = [row for row in range(1, num_rows) if row not in numbering]
+    if missing:
+        raise InputError(f"{path}: {len(missing):,} of {num_rows:,} rows have no item, {missing[0]} the first; add them")
+    return [numbering.get(row) for row in range(num_rows)]
+
+
+def read_numbering(path: Path) -> dict[int, str]:
+    """Read a file of two columns, parted by a tab or comma, a name and its number from 0, with or without a header.
+
+    Raises:
+        InputError: a number that is none or stands twice, another number of columns.
+    """
+    return _numbering(path, _rows(path))
+
+
+def _numbering(path: Path, rows: list[list[str]]) -> dict[int, str]:
+    header = not rows[0][-1].strip().isdecimal()
+    column = 0 if header and rows[0][0].partition(":")[0] in NUMBER_COLUMNS else 1
+    names: dict[int, str] = {}
     for line, row in enumerate(rows[header:], 1 + header):
-        if len(row) != 2 or not row[number].strip().isdigit():
-            raise InputError(f"{path}, line {line}: {' '.join(row)!r}, expected two columns: an item and its row from 0")
-        position = int(row[number])
-        if position >= num_rows:
-            raise InputError(f"{path}, line {line}: row {position}, but there are {num_rows:,} rows of features, from 0")
-        if names[position] is not None:
-            raise InputError(f"{path}, line {line}: row {position} is that of item {names[position]!r} already")
-        names[position] = row[1 - number].strip()
-    if None in names[1:]:
-        missing = names.count(None)
-        raise InputError(f"{path}: {missing:,} of {num_rows:,} rows have no item, {names.index(None, 1)} the first; add them")
+        if len(row) != 2 or not row[column].strip().isdecimal():
+            raise InputError(f"{path}, line {line}: {' '.join(row)!r}, expected two columns: a name and its number from 0")
+        number = int(row[column])
+        if number in names:
+            raise InputError(f"{path}, line {line}: number {number} is that of {names[number]!r} already; remove one of the two")
+        names[number] = row[1 - column].strip()
+    if not names:
+        raise InputError(f"{path}: no line but the header; expected a name and its number from 0 in each")
     return names
 
 

@@ -80,6 +80,27 @@ def _first(value: str, list_separator: str | None) -> str:
     return tidy(value.split(list_separator)[0] if list_separator else value)
 
 
+def with_all(table: pl.DataFrame | None, occurring: pl.DataFrame, value: str | None = None) -> pl.DataFrame | None:
+    """A table of items with all that occur; those that stand nowhere in it, or empty, have a value of their own.
+
+    Args:
+        table: item and other columns; None stays so.
+        occurring: item, a row each.
+        value: of the first of the other columns; None: the item's name.
+    """
+    if table is None:
+        return None
+    first, *others = (name for name in table.columns if name != "item")
+    own = pl.col("item") if value is None else pl.lit(value)
+    empty = pl.all_horizontal(pl.col(name) == "" for name in (first, *others))
+    missing = occurring.join(table, on="item", how="anti", maintain_order="left")
+    rest = missing.with_columns(own.alias(first), *(pl.lit("").alias(name) for name in others))
+    named = len(rest) + table.select(empty.sum()).item()
+    if named and value is None:
+        print(f"{named:,} items have no text; it is their name")
+    return pl.concat([table.with_columns(pl.when(empty).then(own).otherwise(first).alias(first)), rest.select(table.columns)])
+
+
 def read_tab_items(path: Path) -> pl.DataFrame:
     """Read a file of `item<TAB>field<TAB>field ...` without a header; a line with fewer fields is filled up with empty ones.
 

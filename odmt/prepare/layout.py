@@ -114,7 +114,7 @@ class Dataset:
         self.labels = None if labels is None else self.items.select("item").join(labels, on="item", maintain_order="left")
         if self.histories.is_empty():
             raise InputError(f"no user is left; dropped: {self._dropped()}")
-        _check_names(self.histories["user"], self.items["item"])
+        check_names(self.histories["user"], self.items["item"])
 
     @property
     def item_ids(self) -> list[str]:
@@ -169,7 +169,8 @@ def source_of(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_names(users: pl.Series, items: pl.Series):
+def check_names(users: pl.Series, items: pl.Series):
+    """Refuse names that the layout cannot hold."""
     bad = items.filter(items.str.contains(r"[\s/\x00-\x1f]") | items.is_in([".", ".."]) | (items.str.len_bytes() > MAX_NAME_BYTES))
     if len(bad):
         raise InputError(

@@ -15,13 +15,14 @@ from odmt.prepare.raw_json import json_lines
 from odmt.prepare.raw_lines import RawLines, count
 
 JSON = (".json", ".jsonl", ".ndjson")
+TABS = (".tsv", ".tab", ".inter", ".item")  # the last two are RecBole's and MMRec's
 Convert = Callable[[pl.DataFrame], pl.DataFrame]
 NAMELESS = re.compile(r"|Unnamed: \d+")  # what pandas writes for an index, and what it makes of it when it reads it again
 
 
 def delimiter(path: Path) -> str:
     """What stands between the columns of a table, by the file's name."""
-    return "\t" if suffix(path) in (".tsv", ".tab") else ","
+    return "\t" if suffix(path) in TABS else ","
 
 
 def read_header(path: Path) -> list[str]:

@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.features.feature_files import open_features
-from odmt.features.importing import Form, import_rows
 from odmt.prepare.item_rows import read_rows
 from odmt.prepare.layout import source_of, tidy
 from odmt.prepare.new_folder import new_folder
 from odmt.prepare.raw_lines import decoded_lines
 from odmt.prepare.raw_tables import read_csv, read_header
+from odmt.prepare.ready_features import import_vectors
 from odmt.prepare.splits import Split, hold_out
 from odmt.prepare.table1 import print_sgfd_table1
 
@@ -75,7 +74,7 @@ def sgfd(
         split.write(folder, source)
         for modality, name in FEATURES.items():
             if (data / name).exists():
-                _import(data / name, folder / "features" / modality, names, dtype)
+                import_vectors(data / name, folder / "features" / modality, dict(enumerate(names)), dtype)
     print_sgfd_table1(Path(out).name, split.counts(), data)
 
 
@@ -193,14 +192,3 @@ def _read_items(data: Path, path: Path | None, num_items: int, pairs: pl.DataFra
     if "" in categories:
         raise InputError(f"{path}: itemID {categories.index('')} has no category ({categories.count('')} such items); give it one")
     return texts, categories
-
-
-def _import(path: Path, folder: Path, names: list[str], dtype: Literal["float16", "float32"]):
-    source = open_features(path)
-    if source.max_tokens > 1:
-        raise InputError(f"{path}: {source.max_tokens} tokens an item; SGFD's features are one vector an item: [items, width]")
-    if source.num_rows < len(names):
-        raise InputError(f"{path}: {source.num_rows:,} rows, but {len(names):,} items; row n is the features of itemID n")
-    import_rows(folder, source, names, Form(dtype))
-    if source.num_rows > len(names):
-        print(f"{path}: {source.num_rows - len(names):,} rows beyond the {len(names):,} items left out")

@@ -94,6 +94,32 @@ def random_split(dataset: Dataset, test_share: float, valid_share: float, seed: 
     return Split(train, valid, test, dataset.items, dataset.labels)
 
 
+def given_split(pairs: dict[str, pl.DataFrame], items: pl.DataFrame, labels: pl.DataFrame | None = None) -> Split:
+    """Take a split as it is, but for what a graph cannot hold: a pair twice, and held-out items of users without a train item.
+
+    Args:
+        pairs: user, item of `train`, `test` and, optional, `valid`.
+        items: item and text fields.
+        labels: item, label.
+    """
+    train = pairs["train"].unique(maintain_order=True)
+    seen, held_out = train, {}
+    for name in ("valid", "test"):
+        found = pairs.get(name, train.clear())
+        new = found.unique(maintain_order=True).join(seen, on=["user", "item"], how="anti", maintain_order="left")
+        held_out[name] = new.join(train, on="user", how="semi", maintain_order="left")
+        if repeated := len(found) - len(new):
+            print(f"{repeated:,} of {len(found):,} {name} pairs stand there or in an earlier part of the split already: left out")
+        if cold := len(new) - len(held_out[name]):
+            print(f"{cold:,} of {len(found):,} {name} pairs are of users without a train item: left out")
+        seen = pl.concat([seen, held_out[name]])
+    if repeated := len(pairs["train"]) - len(train):
+        print(f"{repeated:,} of {len(pairs['train']):,} train pairs stand there already: left out")
+    items = items.join(seen, on="item", how="semi", maintain_order="left")
+    kept = None if labels is None else items.select("item").join(labels, on="item", maintain_order="left")
+    return Split(train, held_out["valid"], held_out["test"], items, kept)
+
+
 def _lists(pairs: pl.DataFrame) -> pl.DataFrame:
     lists = pairs.group_by("user", maintain_order=True).agg(pl.col("item").cast(pl.String))
     return lists.select(pl.col("user").cast(pl.String), pl.col("item").list.join(" "))
