@@ -78,6 +78,24 @@ def test_losses_are_of_the_distinct_items_of_a_batch(load):
     torch.testing.assert_close(trainer.model.item_encoder(batch.items)["fused"], (students["text"] + students["image"]) / 2)
 
 
+def test_an_item_encoder_may_be_any_module(arguments):
+    """Without losses of its own it needs no method for them, inside an early fusion neither."""
+
+    class Own(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, items):
+            return self.encoder(items)
+
+    trainer = Trainer.load(load_config(arguments("model.item_encoder=dnn", "model.fusion=early")), ALONE)
+    trainer.model.item_encoder.encoder = Own(trainer.model.item_encoder.encoder)
+    assert list(trainer.train_epoch(1)) == ["loss", "ce_fused"]
+    trainer.model.item_encoder = Own(trainer.model.item_encoder)
+    assert list(trainer.train_epoch(2)) == ["loss", "ce_fused"]
+
+
 def test_weights_of_zero_leave_the_losses_out(load):
     off = ("sgfd.class_weight=0", "sgfd.response_weight=0", "sgfd.feature_weight=0")
     assert list(load("model.fusion=late", *off).train_epoch(1)) == ["loss", "ce_fused"]

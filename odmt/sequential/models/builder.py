@@ -17,7 +17,6 @@ from odmt.sequential.models.towers import (
     ClsTower,
     EarlyFusion,
     IdEmbedding,
-    ItemEncoder,
     MoEAdaptor,
     PerSource,
     ProjectedId,
@@ -51,7 +50,7 @@ def build_recommender(
 
 def _item_encoder(
     config: ModelConfig, num_items: int, widths: Mapping[str, int], cls: Callable[[str], Tensor], sgfd: SgfdSource | None
-) -> ItemEncoder:
+) -> nn.Module:
     modalities = [source for source in config.sources if source != "id"]
     projected = "id" in config.sources and config.id_encoder == "projected"
     initial = initial_id_table(config, num_items, widths, cls) if projected else None

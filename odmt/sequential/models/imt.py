@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from odmt.features.items import Items, Tokens
 from odmt.sequential.models.dropout import Dropout
 from odmt.sequential.models.packing import Packing, fill_gaps
-from odmt.sequential.models.towers import ItemEncoder, ItemTable, head
+from odmt.sequential.models.towers import ItemTable, head
 from odmt.sequential.models.transformer import ItemLayers
 
 
-class IdAwareMultimodalTransformer(ItemEncoder):
+class IdAwareMultimodalTransformer(nn.Module):
     """N post-norm layers over all tokens of an item; no modality token attends to the ID token.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from odmt.features.items import Items
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
-from odmt.sequential.models.towers import ItemEncoder
+from odmt.sequential.models.towers import losses_of
 
 
 class SourceBackbones(nn.Module):
@@ -69,7 +69,7 @@ class Recommender(nn.Module):
         objective: the losses of a batch; a `Task` puts in those that the configuration describes.
     """
 
-    def __init__(self, item_encoder: ItemEncoder, user_encoder: nn.Module, objective: nn.Module | None = None):
+    def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module, objective: nn.Module | None = None):
         super().__init__()
         self.item_encoder = item_encoder
         self.user_encoder = user_encoder
@@ -78,7 +78,7 @@ class Recommender(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
         states, vectors = self.encode(batch)
-        own = self.item_encoder.losses(batch.items)
+        own = losses_of(self.item_encoder, batch.items)
         with torch.autocast(batch.targets.device.type, enabled=False):
             losses = self.objective(states, vectors, batch, epoch)
         return {**losses, "loss": sum(own.values(), losses["loss"]), **own}

@@ -127,14 +127,19 @@ class MoEAdaptor(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-    """What turns items into vectors by source, and may have losses of its own, which are added to those of the prediction."""
+    """What turns items into vectors by source and has losses of its own, which are added to those of the prediction."""
 
     def losses(self, items: Items) -> dict[str, Tensor]:
-        """Losses of M items by name, with their weights: none."""
-        return {}
+        """Losses of M items by name, with their weights."""
+        raise NotImplementedError
 
 
-class PerSource(ItemEncoder):
+def losses_of(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
+    """The losses that an item encoder has of its own; any module may be one, and few have some."""
+    return encoder.losses(items) if isinstance(encoder, ItemEncoder) else {}
+
+
+class PerSource(nn.Module):
     """One tower a source, none knowing of the others."""
 
     def __init__(self, towers: dict[str, nn.Module]):
@@ -150,7 +155,7 @@ class PerSource(ItemEncoder):
 class EarlyFusion(ItemEncoder):
     """The mean of an item's vectors (SASRec+EF), or their sum (UniSRec), as its one vector."""
 
-    def __init__(self, encoder: ItemEncoder, mean: bool):
+    def __init__(self, encoder: nn.Module, mean: bool):
         super().__init__()
         self.encoder = encoder
         self.mean = mean
@@ -162,4 +167,4 @@ class EarlyFusion(ItemEncoder):
 
     def losses(self, items: Items) -> dict[str, Tensor]:
         """Those of the encoder."""
-        return self.encoder.losses(items)
+        return losses_of(self.encoder, items)
