@@ -32,6 +32,24 @@ class World:
         return self.rank == 0
 
 
+def choose_device(name: str, option: str = "--device ") -> torch.device:
+    """The device of this process, a GPU always with its number: what is not numbered cannot be made current.
+
+    Args:
+        name: `cuda`, `cpu`, or `auto` for a GPU where there is one. Of several processes each takes a GPU of its own, as long as
+            there are enough.
+        option: how the name was given, for the message.
+
+    Raises:
+        InputError: a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{option}cuda: PyTorch sees no GPU here; take {option}cpu, or fix the driver")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
 @contextmanager
 def open_world(device: str = "auto") -> Iterator[World]:
     """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone without torchrun.
@@ -39,15 +57,12 @@ def open_world(device: str = "auto") -> Iterator[World]:
     Args:
         device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device=cuda: PyTorch sees no GPU here; take train.device=cpu, or mend the driver")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    here = choose_device(device, "train.device=")
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if on_gpu else torch.device("cpu")
-    if on_gpu:
+    if here.type == "cuda":
         torch.cuda.set_device(here)
     if size > 1:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield World(rank, size, here)
     finally:

@@ -69,6 +69,7 @@ class Run:
         self.trainer, self.task, self.folder = trainer, trainer.task, folder
         self.config, self.world = trainer.config, trainer.world
         self.progress = Progress(basis=self.fingerprint())
+        self._said: dict[str, float] = {}  # shares of ties that were told of
 
     def fingerprint(self) -> dict[str, str]:
         """What the numbers depend on beside the configuration: it stays the same from a run's first epoch to its last."""
@@ -145,7 +146,8 @@ class Run:
 
     def _remark_ties(self, ranks: Ranks, epoch: int):
         for source, share in ranks.tied.items():
-            if share > TIES_WORTH_A_WORD:
+            if share > max(TIES_WORTH_A_WORD, 2 * self._said.get(source, 0.0)):
+                self._said[source] = share
                 log.info(
                     "epoch %d: %.1f %% of the held-out items have rivals of equal %s score; they rank at the mean of these places",
                     epoch,

@@ -25,7 +25,7 @@ def test_train_batch(interactions):
     assert batch.inputs.lengths.tolist() == [2, 1]
     assert batch.inputs.longest == 2
     assert batch.items.owners is None
-    assert batch.candidates.tolist() == [[0, 0, 1], [0, 2, 0]]
+    assert batch.log_candidates(torch.float64).exp().round().tolist() == [[0, 0, 1], [0, 2, 0]]
 
 
 def test_a_vector_for_every_occurrence(interactions):
@@ -35,7 +35,7 @@ def test_a_vector_for_every_occurrence(interactions):
     assert batch.items.repeat(batch.items.numbers).tolist() == [3, 3, 5, 5, 7]
     assert batch.inputs.rows.tolist() == [2, 0, 1]
     assert batch.targets.tolist() == [0, 3, 4]
-    assert batch.candidates.tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 0]]
+    assert batch.log_candidates(torch.float64).exp().round().tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 0]]
 
 
 def test_a_user_with_one_item_predicts_nothing_but_his_item_is_there(interactions):
@@ -43,7 +43,7 @@ def test_a_user_with_one_item_predicts_nothing_but_his_item_is_there(interaction
     assert batch.items.numbers.tolist() == [3, 4, 5]
     assert batch.inputs.lengths.tolist() == [0, 2]
     assert batch.items.numbers[batch.inputs.rows].tolist() == [5, 3]
-    assert batch.candidates.tolist() == [[1, 0, 2], [0, 1, 0]]
+    assert batch.log_candidates(torch.float64).exp().round().tolist() == [[1, 0, 2], [0, 1, 0]]
 
 
 def test_held_out_items_are_not_in_training(interactions):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
-from odmt.distributed import World, gather_shares, open_world, share
+from odmt.distributed import World, choose_device, gather_shares, open_world, share
 from odmt.errors import InputError
 from odmt.run_folder import RunFolder
 from odmt.train import train
@@ -148,3 +148,20 @@ def test_one_process_needs_no_group():
 def test_a_gpu_that_is_not_there():
     with pytest.raises(InputError, match=r"train.device=cuda: PyTorch sees no GPU here; take train.device=cpu"), open_world("cuda"):
         pass
+
+
+def test_a_gpu_has_its_number(monkeypatch):
+    """A device without one cannot be made current, which the thread that builds batches does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for local_rank, index in (("0", 0), ("1", 1), ("2", 0)):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", index)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match=r"train.device=cuda: PyTorch sees no GPU here; take train.device=cpu"):
+        choose_device("cuda", "train.device=")

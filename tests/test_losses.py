@@ -175,7 +175,7 @@ def test_candidates_by_hand(interactions_of):
     # User 0 predicts 2: itself, 3, 4, 4; the third user's 1 is also his own. User 1 predicts 4 twice: itself, 1, 2, 1.
     assert losses["loss"].item() == pytest.approx((math.log(4) + 2 * math.log(4)) / 3)
     users = torch.repeat_interleave(batch.inputs.lengths)
-    copies = candidates_of_rows(batch.candidates.float().log(), users, batch.targets).exp()
+    copies = candidates_of_rows(batch.log_candidates(torch.float32), users, batch.targets).exp()
     assert copies.tolist() == [[0, 1, 1, 2], [2, 1, 0, 1], [2, 1, 0, 1]]
 
 

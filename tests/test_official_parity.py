@@ -70,7 +70,7 @@ def test_logits(golden):
     numbers = batch.items.numbers
     users = torch.repeat_interleave(batch.inputs.lengths)
     log_popularity = golden.arrays["item_popularity"].float().log()[numbers]
-    log_counts = candidates_of_rows(batch.candidates.float().log(), users, batch.targets)
+    log_counts = candidates_of_rows(batch.log_candidates(torch.float32), users, batch.targets)
     columns = torch.searchsorted(numbers, item_ids.flatten()).clamp(max=len(numbers) - 1)  # distinct item of a position
     with torch.no_grad():
         states, vectors = model.encode(batch)

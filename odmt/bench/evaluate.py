@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odmt.bench.measure import choose_device, compare
+from odmt.bench.measure import compare
 from odmt.bench.official import OfficialODMT, rank_users
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, Shape, synthetic_interactions
-from odmt.distributed import World
+from odmt.distributed import World, choose_device
 from odmt.sequential.config import ModelConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.builder import build_recommender

@@ -13,8 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from odmt.bench.measure import choose_device, timed
+from odmt.bench.measure import timed
 from odmt.bench.results import Measurement, print_table, write_json
+from odmt.distributed import choose_device
 from odmt.features.encoders import ImageEncoder
 from odmt.features.extraction import fill_store
 from odmt.features.modalities import ImageModality

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from odmt.bench.graph_data import SHAPES, GraphData, GraphShape, HostName, random_graph
 from odmt.bench.graph_official_ranking import LENGTH, RECALLS
-from odmt.bench.measure import choose_device, compare
+from odmt.bench.measure import compare
 from odmt.bench.results import report
-from odmt.distributed import World
+from odmt.distributed import World, choose_device
 from odmt.graph.models.host import Host
 from odmt.metrics import summarize
 from odmt.ranking import ScoreBlock, rank_held_out

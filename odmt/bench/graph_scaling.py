@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from odmt.bench.graph_data import GraphCounts, GraphData, HostName, random_graph
 from odmt.bench.graph_evaluate import score_blocks
-from odmt.bench.measure import choose_device, in_fresh_process, memory_now, memory_peak, reset_peak, timed
+from odmt.bench.measure import in_fresh_process, memory_now, memory_peak, reset_peak, timed
 from odmt.bench.results import Measurement, print_table, write_json
-from odmt.distributed import World
+from odmt.distributed import World, choose_device
 from odmt.features.items import to_device
 from odmt.graph.models.host import Host
 from odmt.ranking import rank_held_out

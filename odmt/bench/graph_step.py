@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from odmt.bench.graph_data import SHAPES, GraphShape, HostName, random_graph
 from odmt.bench.graph_official import OFFICIAL
-from odmt.bench.measure import choose_device, compare
+from odmt.bench.measure import compare
 from odmt.bench.results import report
+from odmt.distributed import choose_device
 from odmt.features.items import to_device
 from odmt.graph.models.host import Host
 from odmt.graph.sampling import PairBatch

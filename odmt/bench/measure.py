@@ -127,8 +127,3 @@ def peak_flops(device: torch.device) -> float:
     torch.mm(left, right)
     seconds = min(timed(lambda: torch.mm(left, right), device) for _ in range(10))
     return 2 * MATRIX**3 / seconds
-
-
-def choose_device(name: str) -> torch.device:
-    """`cuda`, `cpu`, or `auto` for a GPU where there is one."""
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from odmt.bench.measure import choose_device, process_memory
+from odmt.bench.measure import process_memory
 from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
-from odmt.distributed import World
+from odmt.distributed import World, choose_device
 from odmt.sequential.config import Config, DataConfig, ModelConfig
 from odmt.trainer import Trainer
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from odmt.bench.measure import choose_device, compare
+from odmt.bench.measure import compare
 from odmt.bench.results import report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer, TrainingData
 from odmt.config import TrainConfig
-from odmt.distributed import World
+from odmt.distributed import World, choose_device
 from odmt.sequential.config import Config, ModelConfig
 
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
+from odmt.distributed import choose_device
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
 from odmt.features.encoders import ImageEncoder, TextEncoder
@@ -78,7 +78,7 @@ def extract_features(
     dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv")
     images = dataset / "images"
-    here = _choose_device(device)
+    here = choose_device(device)
     # All is loaded and compared before the first item is encoded.
     parts: list[Modality] = []
     if modality == "image" or (modality == "all" and images.is_dir()):
@@ -195,14 +195,6 @@ def _report(folder: Path, by_fate: dict[str, dict[str, Record]], num_new: int):
     for fate in ("drop", "blank"):
         if by_fate[fate]:
             print(f"{folder / LISTS[fate]}: {len(by_fate[fate]):,} items whose image is missing or cannot be decoded")
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no GPU here; take --device cpu, or mend the driver")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
 def _rank_and_size() -> tuple[int, int]:

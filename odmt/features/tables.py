@@ -44,10 +44,25 @@ class StoredTable:
     """Features read from the store for every batch.
 
     The store is a memory map: what has been read once stays in the page cache, which all processes share.
+
+    Args:
+        store: the modality's.
+        item_ids: N names.
+        first_token_only: leave the others out.
+        pinned: gather into page-locked memory, for a GPU.
+        num_threads: that read.
     """
 
-    def __init__(self, store: FeatureStore, item_ids: list[str], first_token_only: bool = False, num_threads: int = 4):
+    def __init__(
+        self,
+        store: FeatureStore,
+        item_ids: list[str],
+        first_token_only: bool = False,
+        pinned: bool = False,
+        num_threads: int = 4,
+    ):
         self.store = store
+        self.pinned = pinned
         self.item_ids = item_ids
         self.width = store.header.width
         self.dtype = getattr(torch, store.header.dtype)
@@ -62,11 +77,11 @@ class StoredTable:
         return int(self.lengths.sum()) * self.width * self.dtype.itemsize
 
     def gather(self, numbers: Tensor) -> Tokens:
-        """The tokens of items [M] as they are stored, on the CPU, in pinned memory where there is a GPU."""
+        """The tokens of items [M] as they are stored, on the CPU."""
         indices = numbers.numpy() - 1
         lengths = self.lengths[indices]
         starts = np.cumsum(lengths) - lengths
-        values = torch.empty(int(lengths.sum()), self.width, dtype=self.dtype, pin_memory=torch.cuda.is_available())
+        values = torch.empty(int(lengths.sum()), self.width, dtype=self.dtype, pin_memory=self.pinned)
         self.read_into(values.numpy(), starts, indices)
         return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
 
@@ -150,16 +165,17 @@ def load_features(data: Placed, item_ids: list[str], needs: dict[str, str], devi
     Raises:
         InputError: no store, or an item that is not in it; the message says which command mends it.
     """
-    stored = {source: open_table(data.folder, source, item_ids, need == "cls") for source, need in needs.items()}
+    pinned = device.type == "cuda"
+    stored = {source: open_table(data.folder, source, item_ids, need == "cls", pinned) for source, need in needs.items()}
     size = sum(table.nbytes for table in stored.values()) / 1e9
     placement = _choose(data, size, device)
     if stored:
         log.info("features: %s, %.2f GB, placement %s", ", ".join(stored), size, placement)
     if placement == "disk":
         return stored
-    pinned = placement == "pinned"
-    where = torch.device("cpu") if pinned else device
-    return {source: ResidentTable(table, where, pinned) for source, table in stored.items()}
+    in_ram = placement == "pinned"
+    where = torch.device("cpu") if in_ram else device
+    return {source: ResidentTable(table, where, in_ram) for source, table in stored.items()}
 
 
 def feature_fingerprints(tables: Mapping[str, FeatureTable]) -> dict[str, str]:
@@ -202,7 +218,7 @@ def _choose(data: Placed, size: float, device: torch.device) -> str:
     return "pinned" if size <= data.pinned_budget_gb else "disk"
 
 
-def open_table(folder: Path, source: str, item_ids: list[str], first_token_only: bool) -> StoredTable:
+def open_table(folder: Path, source: str, item_ids: list[str], first_token_only: bool, pinned: bool = False) -> StoredTable:
     """Open a modality's store of a dataset, for some of its items.
 
     Raises:
@@ -225,4 +241,4 @@ def open_table(folder: Path, source: str, item_ids: list[str], first_token_only:
         if store.header.preprocessing == IMPORTED:
             again = f"import those of all items again, as was done from {encoder} with scripts/import_features.py"
         raise InputError(f"{path}: {len(missing)} items have no features, {missing[0]!r} the first; {again}")
-    return StoredTable(store, item_ids, first_token_only)
+    return StoredTable(store, item_ids, first_token_only, pinned)

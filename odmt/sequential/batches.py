@@ -39,14 +39,26 @@ class Batch:
         items: the M distinct items of the training parts, and how many vectors they get.
         inputs: what the backbones see.
         targets: int64 [P], indices into the V vectors.
-        candidates: int32 [B, V], how many positions each vector stands for as a candidate of a user's predictions (Eq. 5): none
-            where its item is among the user's own. That the target is a candidate is not counted here.
+        own: int64 [2, E], the user (of B) and the item (of M) of every position of the training parts.
+        positions: int64 [M], how many positions of the batch each vector of an item stands for.
     """
 
     items: Items
     inputs: Sequences
     targets: Tensor
-    candidates: Tensor
+    own: Tensor
+    positions: Tensor
+
+    def log_candidates(self, dtype: torch.dtype) -> Tensor:
+        """Log of how many positions each vector stands for as a candidate of a user's predictions (Eq. 5) [B, V].
+
+        It is -inf where the vector's item is among the user's own; that the target is a candidate is not counted here. Made where
+        the batch is: [B, V] is most of what a large batch would have to send to a GPU.
+        """
+        counts = self.positions.to(dtype).log().repeat(len(self.inputs.lengths), 1)  # [B, M]
+        counts[self.own[0], self.own[1]] = float("-inf")
+        owners = self.items.owners
+        return counts if owners is None else counts.index_select(1, owners)
 
 
 def train_batch(
@@ -66,16 +78,13 @@ def train_batch(
     if token_counts is not None:
         order = np.argsort(token_counts[numbers], kind="stable")
         numbers, counts, rows = numbers[order], counts[order], np.argsort(order)[rows]
-    user_of_row = np.repeat(np.arange(len(users)), lengths)
-    own = np.zeros((len(users), len(numbers)), bool)
-    own[user_of_row, rows] = True
-    items = Items(torch.from_numpy(numbers.astype(np.int64)), {})
-    if share_repeats:
-        candidates = np.where(own, 0, counts).astype(np.int32)
-    else:
+    own = np.stack([np.repeat(np.arange(len(users)), lengths), rows])
+    items, positions = Items(torch.from_numpy(numbers.astype(np.int64)), {}), counts
+    if not share_repeats:
         items.owners = torch.from_numpy(np.repeat(np.arange(len(numbers)), counts))
-        candidates = (~own).repeat(counts, 1).astype(np.int32)
+        positions = np.ones_like(counts)
         order = np.argsort(rows, kind="stable")
+        rows = np.empty_like(rows)
         rows[order] = np.arange(len(rows))
     ends = np.cumsum(lengths)
     is_input, is_target = np.ones((2, len(rows)), bool)
@@ -85,7 +94,8 @@ def train_batch(
         items=items,
         inputs=_sequences(rows[is_input], lengths - 1),
         targets=torch.from_numpy(rows[is_target]),
-        candidates=torch.from_numpy(candidates),
+        own=torch.from_numpy(own),
+        positions=torch.from_numpy(positions),
     )
 
 

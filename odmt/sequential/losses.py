@@ -182,7 +182,7 @@ class Objective(nn.Module):
         """
         log_popularity = self.log_popularity[batch.items.repeat(batch.items.numbers)]
         dtype = torch.promote_types(next(iter(states.values())).dtype, torch.float32)
-        log_counts_of_users = batch.candidates.to(dtype).log()
+        log_counts_of_users = batch.log_candidates(dtype)
         users = torch.repeat_interleave(batch.inputs.lengths, output_size=len(batch.targets))
 
         def losses_of(rows: slice, states: list[Tensor], vectors: list[Tensor]) -> dict[str, Tensor]:

@@ -124,7 +124,8 @@ class ItemLayers(nn.ModuleList):
         Returns:
             [V, R, D].
         """
-        allowed_read = items.repeat(allowed[:, :, columns])
+        # Not allowed[:, :, columns]: a GPU would be sent the list and waited for.
+        allowed_read = items.repeat(torch.stack([allowed.select(2, column) for column in columns], 2))
         *blocks, last = self
         for block in blocks:
             read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
