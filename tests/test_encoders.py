@@ -94,7 +94,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, clip, bert, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no checkpoint of CLIPVisionModel"):
         ImageEncoder(str(tmp_path / "empty"), CPU)
-    with pytest.raises(InputError, match=r"no checkpoint of BertModel: .* weights are not in it"):
+    with pytest.raises(InputError, match=r"tokenizer has 2 tokens, the model 50"):  # it has a text tower, but no vocabulary
         TextEncoder(str(clip), 8, CPU)
     cut = shutil.copytree(bert, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((bert / "model.safetensors").read_bytes()[:5000])

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from odmt.distributed import choose_device
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
-from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.image_encoders import ImageEncoder, Preprocessing
 from odmt.features.images import describe_shared
 from odmt.features.item_table import read_items
 from odmt.features.modalities import ImageModality, Modality, TextModality
 from odmt.features.store import Header, Record, shard_number, shard_paths
+from odmt.features.text_encoders import FirstToken, LowerCase, TextEncoder, TextForm
 from odmt.features.writer import (
     LISTS,
     FeatureWriter,
@@ -44,7 +45,11 @@ def extract_features(
     image_encoder: str = "openai/clip-vit-base-patch32",
     text_encoder: str = "bert-base-uncased",
     modality: Literal["all", "image", "text"] = "all",
+    image_preprocessing: Preprocessing = "paper",
     max_text_tokens: int = 30,
+    first_token: FirstToken | None = None,
+    text_prefix: str = "",
+    lower_case: LowerCase = "auto",
     bad_images: BadImages = "stop",
     shrink_jpegs: bool = False,
     batch_size: PositiveInt = 64,
@@ -59,16 +64,26 @@ def extract_features(
 
     Args:
         dataset: the dataset's folder, data/NAME, or its name.
-        image_encoder: CLIP checkpoint, a folder or a hub name.
-        text_encoder: BERT checkpoint, a folder or a hub name; hfl/chinese-roberta-wwm-ext for Chinese.
+        image_encoder: checkpoint of a vision model, a folder or a hub name: CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT, BEiT,
+            Swin, ConvNeXt, ResNet, EfficientNet and others, or timm's; of several towers the vision tower is taken.
+        text_encoder: checkpoint of a text encoder, a folder or a hub name: BERT, RoBERTa, XLM-R, DistilBERT, MPNet, ModernBERT,
+            DeBERTa and others, sentence encoders (E5, BGE, GTE, folders of sentence-transformers), T5's encoder, CLIP's and
+            SigLIP's text towers; hfl/chinese-roberta-wwm-ext for Chinese.
         modality: what to extract; `all` is text alone where there is no images folder.
-        max_text_tokens: tokens that are kept of a text, [CLS] and [SEP] counted.
+        image_preprocessing: `paper` squashes images to a square and scales by mean and deviation 0.5; `own` is the checkpoint's
+            image processor, with its size, crop, mean, deviation and interpolation.
+        max_text_tokens: tokens that are kept of a text, special ones counted.
+        first_token: what stands before a text's tokens, which many models read alone: the encoder's own `cls` token (of CLIP and
+            SigLIP their pooled output) or the `mean` over the tokens. By default what a sentence encoder's own configuration
+            says, else cls where there is one.
+        text_prefix: what an encoder wants before every text, such as "query: " or "passage: ".
+        lower_case: `auto` lower-cases texts, as the paper does, where the tokenizer makes no difference between A and a.
         bad_images: what to do about an image that is missing or cannot be decoded: `stop` before anything more is encoded, `drop`
             the item from the dataset, or take it as `blank` (black). All are listed with their reasons in features/image.
         shrink_jpegs: decode large JPEGs at a fraction of their size, in a third of the time; their pixels differ by about one
             hundredth from the paper's pre-processing, and the store says so.
         batch_size: items that are encoded together and stored in one transaction.
-        num_workers: processes that decode images; by default one a core, 16 at most.
+        num_workers: processes that decode images; by default one a core, 16 at most; 0 decodes in this process.
         device: `auto` takes the GPU where there is one.
         verify: read everything back at the end and compare checksums.
 
@@ -76,18 +91,22 @@ def extract_features(
         InputError: a checkpoint that cannot be loaded, a store made in another way, a bad image with `stop`, a full disk.
     """
     dataset = find_dataset(dataset)
-    item_ids, texts = read_items(dataset / "items.tsv")
+    item_ids, texts = read_items(dataset / "items.tsv", lower_case=False)
     images = dataset / "images"
     here = choose_device(device)
+    if shrink_jpegs and image_preprocessing == "own":
+        raise InputError("--shrink-jpegs fits images to the paper's square; leave it out with --image-preprocessing own")
     # All is loaded and compared before the first item is encoded.
     parts: list[Modality] = []
     if modality == "image" or (modality == "all" and images.is_dir()):
         if not images.is_dir():
             raise InputError(f"{images}: no such folder; a dataset without images has text features only: --modality text")
         workers = _cores_of_this_process() if num_workers is None else num_workers
-        parts.append(ImageModality(images, item_ids, ImageEncoder(image_encoder, here), workers, shrink_jpegs))
+        encoder = ImageEncoder(image_encoder, here, image_preprocessing)
+        parts.append(ImageModality(images, item_ids, encoder, workers, shrink_jpegs))
     if modality in ("all", "text"):
-        parts.append(TextModality(item_ids, texts, TextEncoder(text_encoder, max_text_tokens, here)))
+        form = TextForm(max_text_tokens, first_token, text_prefix, lower_case)
+        parts.append(TextModality(item_ids, texts, TextEncoder(text_encoder, form, here)))
     folders = [dataset / "features" / part.header.modality for part in parts]
     with ExitStack() as locks:
         for folder, part in zip(folders, parts):
@@ -203,4 +222,4 @@ def _rank_and_size() -> tuple[int, int]:
 
 
 def _cores_of_this_process() -> int:
-    return max(1, min(16, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return max(1, min(16, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

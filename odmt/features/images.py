@@ -17,7 +17,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -236,44 +236,65 @@ class DecodedBatches(Dataset):
     """Batches of images by number: pixels [B, S, S, 3] uint8 and, by position, why an image could not be decoded.
 
     Such an image, or one that has no file, is black.
+
+    Args:
+        batches: the images' files, None where there is none.
+        size: S.
+        shrink_jpegs: as in `decode`.
+        process: what is to be made of RGB images of any size in place of pixels; a batch is then a list of its results.
     """
 
-    def __init__(self, batches: list[list[Path | None]], size: int, shrink_jpegs: bool = False):
+    def __init__(
+        self,
+        batches: list[list[Path | None]],
+        size: int,
+        shrink_jpegs: bool = False,
+        process: Callable[[Image.Image], object] | None = None,
+    ):
         self.batches = batches
         self.size = size
         self.shrink_jpegs = shrink_jpegs
+        self.process = process
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[int, str]]:
-        paths = self.batches[number]
-        pixels = np.zeros((len(paths), self.size, self.size, 3), np.uint8)
-        bad = {}
-        for position, path in enumerate(paths):
-            if path is None:
-                bad[position] = "no image file"
-                continue
+    def __getitem__(self, number: int) -> tuple[np.ndarray | list, dict[int, str]]:
+        results, bad = [], {}
+        for position, path in enumerate(self.batches[number]):
             try:
-                pixels[position] = decode(path, self.size, self.shrink_jpegs)
+                results.append(self._decode(path) if path else self._black())
             except MemoryError:
                 raise
             except Exception as error:  # a decoder raises whatever the broken file leads it to
                 bad[position] = f"{path.name}: {type(error).__name__}: {error}"
-        return pixels, bad
+                results.append(self._black())
+            if path is None:
+                bad[position] = "no image file"
+        return results if self.process else np.stack(results), bad
+
+    def _decode(self, path: Path):
+        if self.process is None:
+            return decode(path, self.size, self.shrink_jpegs)
+        with open_image(path) as image:
+            return self.process(to_rgb(image))
+
+    def _black(self):
+        black = np.zeros((self.size, self.size, 3), np.uint8)
+        return self.process(Image.fromarray(black)) if self.process else black
 
 
-def load_batches(images: DecodedBatches, num_workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, dict[int, str]]]:
+def load_batches(images: DecodedBatches, num_workers: int, pin_memory: bool) -> Iterator[tuple[Tensor | list, dict[int, str]]]:
     """Decode batches ahead, in order, in worker processes; with 0 of them in this one.
 
     Raises:
         InputError: a worker process was killed, or memory is short.
     """
 
-    def pinned() -> Iterator[tuple[Tensor, dict[int, str]]]:
-        for pixels, bad in map_ahead(images.__getitem__, len(images), num_workers):
-            tensor = torch.from_numpy(pixels)
-            yield (tensor.pin_memory() if pin_memory else tensor), bad
+    def pinned() -> Iterator[tuple[Tensor | list, dict[int, str]]]:
+        for batch, bad in map_ahead(images.__getitem__, len(images), num_workers):
+            batch = batch if images.process else torch.from_numpy(batch)
+            yield (batch.pin_memory() if pin_memory and not images.process else batch), bad
 
     try:
         yield from prefetch(pinned()) if pin_memory else pinned()

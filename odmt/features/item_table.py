@@ -11,11 +11,11 @@ from odmt.features.dataset import check_recorded
 from odmt.files import reading
 
 
-def read_items(path: Path) -> tuple[list[str], list[str]]:
+def read_items(path: Path, lower_case: bool = True) -> tuple[list[str], list[str]]:
     """Read the item table.
 
     Returns:
-        the items' names and their texts: fields joined by one space, lower-cased.
+        the items' names and their texts: fields joined by one space and, with `lower_case`, lower-cased.
 
     Raises:
         InputError: a line without name or text, an item that stands twice, a number of columns that differs from line 1's.
@@ -33,11 +33,11 @@ def read_items(path: Path) -> tuple[list[str], list[str]]:
             raise InputError(f"{path}, line {line}: {name!r} is no item name; names have no blanks and are not empty")
         if name in first_line:
             raise InputError(f"{path}, line {line}: item {name!r} stands in line {first_line[name]} already; remove one of the two")
-        text = " ".join(fields).lower()
+        text = " ".join(fields)
         if not text.strip():
             raise InputError(f"{path}, line {line}: item {name!r} has no text; give it one or remove the item")
         first_line[name] = line
-        texts.append(text)
+        texts.append(text.lower() if lower_case else text)
     return list(first_line), texts
 
 

@@ -10,6 +10,7 @@ import torch
 import xxhash
 
 from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.image_encoders import Arrays
 from odmt.features.images import DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
 from odmt.features.store import Fate, Header, Record
 
@@ -74,10 +75,11 @@ class ImageModality:
             return None
         return dataclasses.replace(record, seen=f"{content} {look}")
 
-    def batches(self, batches: list[list[str]]) -> Iterator[tuple[torch.Tensor, dict[int, str]]]:
-        """Yield pixels, decoded ahead by worker processes."""
+    def batches(self, batches: list[list[str]]) -> Iterator[tuple[torch.Tensor | list[Arrays], dict[int, str]]]:
+        """Yield what `ImageEncoder.encode` takes, made ahead by worker processes."""
         paths = [[self._paths[item_id] for item_id in batch] for batch in batches]
-        images = DecodedBatches(paths, self._encoder.image_size, self._shrink_jpegs)
+        process = self._encoder.process if self._encoder.preprocessing == "own" else None
+        images = DecodedBatches(paths, self._encoder.image_size, self._shrink_jpegs, process)
         yield from load_batches(images, self._num_workers, pin_memory=self._encoder.device.type == "cuda")
 
 
@@ -115,7 +117,7 @@ class TextModality:
     def __init__(self, item_ids: list[str], texts: list[str], encoder: TextEncoder):
         self.header = encoder.header
         self.encode = encoder.encode
-        self._texts = dict(zip(item_ids, texts))
+        self._texts = dict(zip(item_ids, (text.lower() for text in texts) if encoder.lower_case else texts))
 
     def record(self, item_id: str, fate: Fate = "stored", reason: str = "") -> Record:
         """Sign with a hash of the text."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+import torch
+
 from odmt.errors import InputError
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ def _work(function: Callable[[int], object], numbers: Sequence[int], sender: Con
     # Ctrl-C reaches all processes of a terminal, and the one that waits for this one ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # those of the process that this one was forked from are not here
     for receiver in receivers:  # this process's copies: only the receiving process may keep them open
         receiver.close()
     try:

@@ -1,0 +1,148 @@
+"""Frozen encoders of texts: every text encoder of `transformers` (paper, Section 3.2: BERT).
+
+Legend: B texts, T tokens, the one that stands for the whole text first, W width.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from odmt.errors import InputError
+from odmt.features.checkpoints import Checkpoint, fingerprint
+from odmt.features.first_token import put_in_front, to_half
+from odmt.features.store import Header
+
+FirstToken = Literal["cls", "mean"]
+LowerCase = Literal["auto", "yes", "no"]
+
+ANY_LENGTH = 1 << 16  # of encoders without positions that end, such as T5's
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How texts are given to an encoder and what of its output comes first.
+
+    Attributes:
+        max_tokens: texts are cut to so many tokens, special ones counted.
+        first_token: `cls`, the encoder's own token or pooled output, or `mean`, put in front of the tokens; None: what a sentence
+            encoder's own configuration says, else cls where the encoder has one.
+        prefix: what stands before every text, such as "query: ".
+        lower_case: `auto` lower-cases texts, as the paper does, where the tokenizer makes no difference between A and a.
+    """
+
+    max_tokens: int = 30
+    first_token: FirstToken | None = None
+    prefix: str = ""
+    lower_case: LowerCase = "auto"
+
+
+class TextEncoder:
+    """Token features of texts: the last hidden state, without padding.
+
+    Args:
+        name: checkpoint, a folder or a hub name, with its tokenizer's files; of several towers the one for texts is taken.
+        form: how texts are given to it, or only how many of their tokens.
+        device: where to compute.
+    """
+
+    def __init__(self, name: str, form: TextForm | int, device: torch.device):
+        form = form if isinstance(form, TextForm) else TextForm(form)
+        checkpoint = Checkpoint(name, "text")
+        self.device = device
+        self.model = checkpoint.load().to(device)
+        self.tokenizer = checkpoint.load_tokenizer()
+        self.lower_case = _is_uncased(self.tokenizer) if form.lower_case == "auto" else form.lower_case == "yes"
+        self._name = name
+        self._prefix = form.prefix
+        self._max_tokens = form.max_tokens
+        # SigLIP's towers are trained with texts that are padded to their full length, and see the padding.
+        self._full_length = self.model.config.max_position_embeddings if self.model.config.model_type.startswith("siglip") else None
+        shortest, longest = self.tokenizer.num_special_tokens_to_add() + 1, _longest(self.model)
+        if not shortest <= form.max_tokens <= longest:
+            raise InputError(
+                f"--max-text-tokens {form.max_tokens}: {name} takes {shortest} to {longest} tokens, special ones counted"
+            )
+        self._first = self._choose_first(form.first_token or checkpoint.pooling())
+        vocabulary = self.tokenizer.get_vocab()
+        self.header = Header(
+            modality="text",
+            encoder=name,
+            weights=fingerprint(self.model, "\n".join(sorted(vocabulary, key=vocabulary.get))),
+            layer=f"last hidden state; {self._describe_first()} first, padding left out",
+            width=self.model.config.hidden_size,
+            max_tokens=form.max_tokens + (self._first != "cls"),
+            preprocessing=self._describe_preprocessing(),
+        )
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Encode B texts, in the case that they are to be in, to as many arrays [T, W]; T differs from text to text."""
+        output, valid = self._run([self._prefix + text for text in texts], self._max_tokens)
+        states = output.last_hidden_state  # [B, longest T, W]
+        if self._first != "cls":
+            states, valid = put_in_front(output.pooler_output if self._first == "pooled" else None, states, valid)
+        half = to_half(states, self._name)
+        return [row[:length] for row, length in zip(half, valid.sum(1).tolist())]
+
+    def _run(self, texts: list[str], max_tokens: int) -> tuple[ModelOutput, Tensor]:
+        """The model's output and, of its last hidden state, which tokens are real, int64 [B, T]."""
+        tokens = self.tokenizer(
+            texts, truncation=True, max_length=max_tokens, padding=True, return_attention_mask=True, return_tensors="pt"
+        ).to(self.device)
+        valid = tokens["attention_mask"]
+        if self._full_length is None:
+            known = inspect.signature(self.model.forward).parameters
+            return self.model(**{key: values for key, values in tokens.items() if key in known}), valid
+        missing = self._full_length - valid.shape[1]
+        output = self.model(input_ids=pad(tokens["input_ids"], (0, missing), value=self.tokenizer.pad_token_id))
+        output.last_hidden_state = output.last_hidden_state[:, : valid.shape[1]]
+        return output, valid
+
+    @torch.inference_mode()
+    def _choose_first(self, asked: FirstToken | None) -> Literal["cls", "pooled", "mean"]:
+        """What stands first: the CLS token that the tokenizer puts there, a tower's pooled output or the mean."""
+        if asked == "mean":
+            return "mean"
+        cls = self.tokenizer.cls_token_id
+        if cls is not None and self.tokenizer("a")["input_ids"][0] == cls:
+            return "cls"
+        output, _ = self._run(["a"], self._max_tokens)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None and pooled.shape[-1] == self.model.config.hidden_size:
+            return "pooled"
+        if asked == "cls":
+            raise InputError(
+                f"--first-token cls: {self._name}, of type {self.model.config.model_type!r}, puts no CLS token first; take mean"
+            )
+        return "mean"
+
+    def _describe_first(self) -> str:
+        return {"cls": self.tokenizer.cls_token, "pooled": "pooled output", "mean": "mean of the tokens"}[self._first]
+
+    def _describe_preprocessing(self) -> str:
+        case = "lower-cased" if self.lower_case else "case kept"
+        prefix = f", {self._prefix!r} put before" if self._prefix else ""
+        return f"fields joined by one space, {case}{prefix}, cut to {self._max_tokens} tokens"
+
+
+def _longest(model: PreTrainedModel) -> int:
+    """The most tokens of a text: as many as there are positions, of which RoBERTa and its kin leave the first ones to padding."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("position_embeddings", "position_embedding"):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return getattr(model.config, "max_position_embeddings", None) or ANY_LENGTH
+
+
+def _is_uncased(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer makes no difference between capitals and small letters."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return bool(getattr(tokenizer, "do_lower_case", False))
+    return backend.normalizer is not None and backend.normalizer.normalize_str("ABC") == "abc"
