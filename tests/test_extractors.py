@@ -296,12 +296,13 @@ def test_impossible_configuration(mistake):
         SgfdConfig(**mistake)
 
 
-@pytest.mark.parametrize("zero", ["class_weight", "response_weight", "feature_weight", "all"])
+@pytest.mark.parametrize("copy", [BM3_COPY, MAML_COPY], ids=["bm3", "maml"])
+@pytest.mark.parametrize("left", ["", "class", "response", "feature", "class response", "response feature", "class feature"])
 @pytest.mark.parametrize("detached", [False, True])
-def test_parts_that_no_loss_trains_say_so(zero, detached):
+def test_parts_that_no_loss_trains_say_so(copy, left, detached):
     """So that several processes know whose gradient to wait for."""
-    names = ["class_weight", "response_weight", "feature_weight"] if zero == "all" else [zero]
-    extractor = extractor_of("text", "image", settings=replace(BM3_COPY, detach_teacher=detached, **dict.fromkeys(names, 0.0)))
+    zeros = {f"{name}_weight": 0.0 for name in ("class", "response", "feature") if name not in left}
+    extractor = extractor_of("text", "image", settings=replace(copy, detach_teacher=detached, **zeros))
     features = features_of("text", "image")
     host = sum(vector.square().sum(-1).pow(2).sum() + vector.sum() for vector in extractor(features).values())
     sum(extractor.losses(features, LABELS).values(), host).backward()

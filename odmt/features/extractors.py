@@ -143,8 +143,7 @@ class SgfdExtractor(nn.Module):
             if name == "fusion":
                 losses[name] = weights[name] * terms[name]
                 continue
-            last = name == "response" and self.settings.last_response_for_all
-            modalities = self.fusion_order[-1:] if last else self.modalities
+            modalities = self._responding if name == "response" else self.modalities
             losses[name] = weights[name] / len(modalities) * sum(terms[f"{name}_{modality}"] for modality in modalities)
         return losses
 
@@ -194,13 +193,20 @@ class SgfdExtractor(nn.Module):
         """The teachers' vectors [B, D] by modality -> logits [B, L] of an item's category."""
         return _at_least_float32(self.fusion(torch.cat([teachers[modality] for modality in self.fusion_order], -1)))
 
+    @property
+    def _responding(self) -> list[str]:
+        """The modalities whose response loss counts."""
+        return self.fusion_order[-1:] if self.settings.last_response_for_all else self.modalities
+
     def _freeze_what_no_loss_trains(self):
         """Say of parts whose losses have weight 0 that they get no gradient, which parallel training must know."""
         settings = self.settings
-        distills = bool(settings.response_weight or settings.feature_weight)
-        self.fusion.requires_grad_(bool(settings.class_weight))
-        self.classifiers.requires_grad_(bool(settings.class_weight or settings.response_weight))
-        self.teachers.requires_grad_(bool(settings.class_weight) or (distills and not settings.detach_teacher))
+        classes, responses, features = (w > 0 for w in (settings.class_weight, settings.response_weight, settings.feature_weight))
+        self.fusion.requires_grad_(classes)
+        self.classifiers.requires_grad_(classes or responses)
+        for modality, teacher in self.teachers.items():
+            responds = responses and modality in self._responding
+            teacher.requires_grad_(classes or ((responds or features) and not settings.detach_teacher))
 
     def _classifier_key(self, modality: str) -> str:
         return "shared" if self.settings.shared_classifier else modality
