@@ -24,6 +24,7 @@ class ImageServer:
         self.hits: Counter[str] = Counter()
         self.under_way = self.most_under_way = self.sent_bytes = 0
         self.delay_s = 0.0
+        self.content = b""  # of the path `content`
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -64,6 +65,9 @@ class ImageServer:
 
     async def _image(self, request, rest):
         return web.Response(body=image_bytes(seed=len(rest)), content_type="image/jpeg")
+
+    async def _content(self, request, rest):
+        return web.Response(body=self.content, content_type="image/png")
 
     async def _png(self, request, rest):
         return web.Response(body=image_bytes("PNG"), content_type="image/jpeg")

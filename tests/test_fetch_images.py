@@ -1,10 +1,13 @@
 import csv
+import io
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,55 @@ def test_what_is_no_image_is_refused(fetch, tmp_path):
     }
 
 
+def test_pictures_of_too_many_pixels_are_not_decoded(fetch, server, tmp_path):
+    """What a header announces is believed, so that no memory is taken for it."""
+    small = io.BytesIO()
+    Image.new("1", (16, 16)).save(small, "PNG")
+    header = b"IHDR" + struct.pack(">II", 13_000, 13_000) + small.getvalue()[24:29]
+    server.content = small.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + small.getvalue()[33:]
+    assert fetch({"B1": "content"}) == []
+    assert failures(tmp_path) == {"B1": ("13000 x 13000 pixels, more than the 50 million that are decoded", "yes")}
+
+
+def test_names_and_passwords_are_not_written_down(fetch, server, tmp_path):
+    secret = f"http://me:pass%40word@127.0.0.1:{server.port}"
+    urls = {"B1": f"{secret}/status/404", "B2": "ftp://me:secret@127.0.0.1/x", "B3": "http://me:secret@[::1/x"}
+    assert fetch(urls) == []
+    text = (tmp_path / "image_failures.csv").read_text()
+    assert "me:" not in text
+    assert "secret" not in text
+    assert f"http://127.0.0.1:{server.port}/status/404" in text
+    # The URL is known again, so that it is not asked for a second time.
+    assert fetch(urls) == []
+    assert server.hits["status/404"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://u:p@host/a@b", "http://host/a@b"),
+        ("https://token@host", "https://host"),
+        ("https://host/a@b.jpg", "https://host/a@b.jpg"),
+        ("cannot reach http://u:p@host here", "cannot reach http://host here"),
+    ],
+)
+def test_credentials_are_taken_out(text, expected):
+    assert downloads.without_credentials(text) == expected
+
+
+def test_only_what_fetching_has_left_is_removed(fetch, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("B1.jpg.partial", "notes.partial", "B1.tex.partial"):
+        (tmp_path / "images" / name).write_text("x")
+    (tmp_path / "images" / "B1.json").write_text("{}")
+    (tmp_path / "images" / "folder.jpg.partial").mkdir()
+    assert fetch({"B1": "image"}) == ["B1.jpg", "B1.json", "B1.tex.partial", "folder.jpg.partial", "notes.partial"]
+    (tmp_path / "image_failures.csv").write_text("my,own,table\n")
+    with pytest.raises(InputError, match=r"image_failures.csv: not the list that fetching writes"):
+        fetch({"B1": "image"})
+    assert (tmp_path / "image_failures.csv").read_text() == "my,own,table\n"
+
+
 def test_redirects_within_the_scheme_are_followed(fetch, server, tmp_path):
     assert fetch({"B1": "redirect/redirect/image", "B2": "redirect/redirect/redirect/redirect/redirect/redirect/image"}) == [
         "B1.jpg"
@@ -198,6 +250,14 @@ def test_redirects_to_private_addresses_are_refused(fetch, server, tmp_path, mon
         ("::ffff:10.0.0.1", False),
         ("2002:7f00:1::", False),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b::808:808", True),
+        ("64:ff9b:1::7f00:1", False),
+        ("64:ff9b:1::808:808", False),
+        ("::127.0.0.1", False),
+        ("::8.8.8.8", False),
+        ("fec0::1", False),
+        ("4000::1", False),
+        ("2001:db8::1", False),
     ],
 )
 def test_public_addresses(address, public):
@@ -247,11 +307,26 @@ def test_a_full_disk_is_reported(fetch, monkeypatch):
         fetch({"B1": "image"})
 
 
-@pytest.mark.parametrize("line", ["B1", "B1\t", "\thttp://x/y", "../B1\thttp://x/y"])
+BAD_LINES = ["B1", "B1\t", "\thttp://x/y", "../B1\thttp://x/y", "B\0\thttp://x/y", "x" * 241 + "\thttp://x/y", "..\thttp://x/y"]
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
 def test_bad_lists_of_urls_are_named(tmp_path, line):
     (tmp_path / "image_urls.tsv").write_text(f"B0\thttp://x/y\n{line}\n")
     with pytest.raises(InputError, match=r"image_urls.tsv, line 2: expected item<TAB>url"):
         fetch_images(tmp_path)
+
+
+def test_a_list_of_urls_that_is_no_text(tmp_path):
+    (tmp_path / "image_urls.tsv").write_bytes(b"B0\thttp://x/y\nB1\thttp://x/\xff\n")
+    with pytest.raises(InputError, match=r"image_urls.tsv, line 2: not UTF-8"):
+        fetch_images(tmp_path)
+
+
+def test_places_that_cannot_be_written_to_are_named(tmp_path, fetch):
+    (tmp_path / "images").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot be written to: File exists"):
+        fetch({"B1": "image"})
 
 
 def test_a_dataset_without_urls(tmp_path):

@@ -87,7 +87,7 @@ def prepare(raw, reviews="Arts.json.gz", metadata="meta_Arts.json.gz", **options
 def add_images(raw, *items):
     (raw / "arts" / "images").mkdir()
     for item in items:
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(raw / "arts" / "images" / f"{item}.jpg")
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(raw / "arts" / "images" / f"{item}.jpg")
 
 
 EXPECTED = {
@@ -177,7 +177,7 @@ def test_finishing_again_after_more_images(raw):
     add_images(raw, "B1", "B2", "B3", "B4")
     finish(raw / "arts")
     assert Interactions.load(raw / "arts").user_ids == ["w"]
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(raw / "arts" / "images" / "B5.png")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(raw / "arts" / "images" / "B5.png")
     finish(raw / "arts")
     assert Interactions.load(raw / "arts").user_ids == ["u", "v", "w"]
     assert sorted(os.listdir(raw / "arts")) == [

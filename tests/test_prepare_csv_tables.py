@@ -51,7 +51,7 @@ def raw(tmp_path):
     )
     (tmp_path / "images").mkdir()
     for name in ("a.jpg", "b.PNG", "c.webp", "e.jpg"):
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / name)
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "images" / name)
     (tmp_path / "images" / "d.txt").write_text("no image")
     return tmp_path
 

@@ -22,7 +22,7 @@ def raw(tmp_path):
     for article in ARTICLES[:-1]:
         folder = tmp_path / "images" / article[:3]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{article}.jpg")
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / f"{article}.jpg")
     write_transactions(tmp_path, purchases())
     return tmp_path
 

@@ -27,7 +27,7 @@ def raw(tmp_path):
     (tmp_path / "titles.csv").write_text(TITLES, encoding="utf-8")
     (tmp_path / "covers").mkdir()
     for name in (1, 2, 3, 4, 5, 6, 8):
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "covers" / f"{name}.jpg")
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "covers" / f"{name}.jpg")
     return tmp_path
 
 

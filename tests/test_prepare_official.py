@@ -23,7 +23,7 @@ def test_arts_with_a_folder_of_images(tmp_path, capsys):
     text.write_text('B2\tGlue "x"\tElmer\tArts\nB1\tYarn\nB4\tPaint\t\tArts\tred\nB3\tPaper\tX\nB5\t \t\n\nB6\tnever\n\n')
     (tmp_path / "images").mkdir()
     for item in ("B1", "B2", "B3", "B4", "B5"):
-        Image.fromarray(pixels(0)).save(tmp_path / "images" / f"{item}.jpg")
+        Image.fromarray(pixels(0, 16, 16)).save(tmp_path / "images" / f"{item}.jpg")
     official(behaviours, text, tmp_path / "images", tmp_path / "arts")
     dataset, users = read(tmp_path / "arts")
     assert users == {"A1": ["B3", "B1", "B2", "B4", "B1"], "A2": ["B1", "B2", "B3", "B4", "B1"]}

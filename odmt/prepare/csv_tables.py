@@ -69,9 +69,9 @@ def csv(
         raise InputError("--last keeps the newest interactions, and --split random knows no order; leave one of the two out")
     cut = Cut(min_length, sys.maxsize if split == "random" else 15 if last is None else last)
     with new_folder(out, overwrite) as folder:
-        pictures = find_pictures(images) if images else None
         fields = text.split(",") if text else None
         table = read_items(items, item, fields, list_separator)
+        pictures = find_pictures(images, table["item"].to_list()) if images else None
         labels = read_labels(items, item, label_column, list_separator) if label_column else None
         times = None if split == "random" else timestamp
         events = read_events(interactions, user, item, times, skip_bad_lines, timestamp_format)

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import random
+import re
 import socket
 import time
 from collections import defaultdict
@@ -16,9 +17,11 @@ MAX_REDIRECTS = 5
 PAUSE_S = 1.0  # before the first further try; it doubles every time
 MAX_PAUSE_S = 120.0  # the longest pause that a server can ask for
 PASSING = frozenset({408, 425, 429, *range(500, 600)})  # answers after which another try may succeed
+CREDENTIALS = re.compile(r"((?:^|[a-zA-Z])[a-zA-Z0-9+.-]*:/{0,2})[^\s/?#'\"]*@")
 CHUNK_BYTES = 1 << 16
 HEADERS = {"User-Agent": "odmt (research, fetches every image once)", "Accept": "image/*"}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+ASSIGNED = ipaddress.ip_network("2000::/3")  # what IANA gives out of IPv6; all else is for special uses
 
 
 class DownloadError(Exception):
@@ -103,14 +106,15 @@ class Downloader:
         except TimeoutError:
             raise DownloadError(f"no complete answer within {self.timeout_s:g} s", passing=True) from None
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise DownloadError(f"not a URL: {error}") from error
+            raise DownloadError(f"not a URL: {without_credentials(str(error))}") from error
         except aiohttp.ClientError as error:
-            raise DownloadError(f"connection broken: {error or type(error).__name__}", passing=True) from error
+            reason = without_credentials(str(error)) or type(error).__name__
+            raise DownloadError(f"connection broken: {reason}", passing=True) from error
 
     async def _get(self, location: URL) -> bytes | URL:
         """Ask once; returns the file or where else to look."""
         if location.scheme not in ("http", "https") or not location.host:
-            raise DownloadError(f"not an http(s) URL: {location}")
+            raise DownloadError(f"not an http(s) URL: {without_credentials(str(location))}")
         if not self.allow_private:
             _check_literal(location.host)
         async with self._slots[location.host]:
@@ -158,11 +162,18 @@ class _Resolver(AbstractResolver):
         await self._resolver.close()
 
 
+def without_credentials(text: str) -> str:
+    """Take user names and passwords out of the URLs in a text."""
+    return CREDENTIALS.sub(r"\1", text)
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public Internet, as is any IPv4 address that is wrapped in an IPv6 one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 6:
         wrapped = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None)
+        if not wrapped and ip not in ASSIGNED:
+            return False
         ip = wrapped or ip
     return ip.is_global and not ip.is_multicast
 

@@ -5,7 +5,8 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from odmt.files import write_text
+from odmt.errors import InputError
+from odmt.files import reading, write_text
 
 
 class Failure(NamedTuple):
@@ -22,7 +23,11 @@ class FailureList(list[Failure]):
 
     def __init__(self, path: Path):
         self.path = path
-        rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace"))) if path.exists() else []
+        with reading(path):
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        rows = list(csv.reader(io.StringIO(text.replace("\0", ""))))
+        if rows and rows[0] != list(Failure._fields):
+            raise InputError(f"{path}: not the list that fetching writes, and would be written over; move it away")
         # A kill may have cut off the last line.
         super().__init__(Failure(*row) for row in rows if len(row) == len(Failure._fields) and row[0] != "item")
         self.rewrite({failure.item for failure in self})

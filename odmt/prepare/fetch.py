@@ -1,21 +1,24 @@
 """The images of a dataset that brings URLs: every one fetched once, checked, and named like its item."""
 
 import asyncio
-import io
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from odmt.errors import InputError
-from odmt.files import written_whole
-from odmt.prepare.downloads import Downloader, DownloadError
+from odmt.features.dataset import find_dataset
+from odmt.features.images import image_suffixes, open_image
+from odmt.files import explain, reading, written_whole
+from odmt.prepare.downloads import Downloader, DownloadError, without_credentials
 from odmt.prepare.failures import Failure, FailureList
+from odmt.prepare.layout import is_file_name
 from odmt.prepare.pictures import link_or_copy
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
-MIN_SIDE = 10  # shops answer with an image of one pixel where they have none
 WORKERS = 64
 
 
@@ -34,7 +37,7 @@ def fetch_images(
     item's URLs the first that gives an image is taken. Failures are listed with their reasons in DATASET/image_failures.csv.
 
     Args:
-        dataset: the dataset's folder, data/NAME, as `prepare.py amazon` leaves it.
+        dataset: the dataset's folder, data/NAME, or its name, as `prepare.py amazon` leaves it.
         per_host: connections to one host at a time.
         retries: further tries after answers 429 and 5xx, time-outs and broken connections.
         timeout_s: seconds that one try may take.
@@ -42,24 +45,25 @@ def fetch_images(
         retry_failed: ask again for URLs that failed for good, too.
         allow_private: connect to addresses that are not public ones, too.
     """
-    folder = Path(dataset)
+    folder = find_dataset(dataset)
     urls = read_urls(folder / "image_urls.tsv")
     images = folder / "images"
-    images.mkdir(exist_ok=True)
-    for leftover in images.glob("*.partial"):
-        leftover.unlink()
-    failures = FailureList(folder / "image_failures.csv")
+    with _storing(folder):
+        images.mkdir(exist_ok=True)
+        _remove_leftovers(images, urls)
+        failures = FailureList(folder / "image_failures.csv")
     hopeless = {failure.url for failure in failures if failure.final == "yes" and not retry_failed}
     missing = urls.keys() - _items_there(images)
-    jobs = {item: [url for url in links if url not in hopeless] for item, links in urls.items() if item in missing}
+    jobs = {
+        item: [url for url in links if without_credentials(url) not in hopeless] for item, links in urls.items() if item in missing
+    }
     print(f"{len(urls) - len(missing):,} of {len(urls):,} images are there, {sum(map(bool, jobs.values())):,} to fetch")
     downloader = Downloader(per_host, retries, timeout_s, int(max_mb * 1e6), allow_private)
-    try:
+    with _storing(images):
         asyncio.run(ImageFetcher(downloader, images, failures).fetch_all(jobs))
-    except OSError as error:
-        raise InputError(f"{images}: cannot be written to ({error}); make room and start again, it goes on from here") from error
     missing = urls.keys() - _items_there(images)
-    failures.rewrite(missing)
+    with _storing(folder):
+        failures.rewrite(missing)
     _summarise(missing, len(urls), failures, folder)
 
 
@@ -68,32 +72,60 @@ def read_urls(path: Path) -> dict[str, list[str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; `prepare.py amazon` writes it")
     urls: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        item, *links = line.split("\t")
-        if line and not (item and "/" not in item and any(links)):
-            raise InputError(f"{path}, line {number}: expected item<TAB>url<TAB>url ..., found {line[:80]!r}")
-        if line:
+    with reading(path):
+        content = path.read_bytes()
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            item, *links = line.decode().rstrip("\r").split("\t")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}, line {number}: not UTF-8; convert the file, e.g. with iconv -t utf-8") from None
+        if line.strip() and not (is_file_name(item) and any(links)):
+            found = line[:80].decode(errors="replace")
+            raise InputError(f"{path}, line {number}: expected item<TAB>url<TAB>url ..., found {found!r}")
+        if line.strip():
             urls[item] = links
     return urls
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Say what keeps images from being stored."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {explain(error)}, and start again: it goes on from here") from error
+
+
+def _remove_leftovers(images: Path, urls: Mapping[str, list[str]]):
+    """Remove what a killed run has left: files that have the name of an item, a suffix and .partial."""
+    for path in images.glob("*.partial"):
+        if Path(path.stem).suffix in SUFFIXES.values() and Path(path.stem).stem in urls and path.is_file():
+            path.unlink()
 
 
 def check_image(content: bytes) -> str:
     """Decode an image; returns the suffix of its format.
 
     Raises:
-        DownloadError: it is none, is cut off, or is but a dot.
+        DownloadError: it is none, is cut off, is but a dot, or takes too much to decode, as its header tells.
     """
+    refused: ValueError | None = None
     try:
-        with Image.open(io.BytesIO(content), formats=[*SUFFIXES]) as image:
-            image.load()
+        with open_image(content, formats=[*SUFFIXES]) as image:
+            try:
+                image.load()
+            except ValueError as error:
+                refused = error
             # A JPEG of several pictures has a format of its own, MPO.
-            suffix, size = SUFFIXES.get(image.format, ".jpg"), image.size
+            suffix = SUFFIXES.get(image.format, ".jpg")
     except Image.UnidentifiedImageError:
         raise DownloadError(f"not an image: it begins with {content[:20]!r}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except ValueError as error:
+        raise DownloadError(str(error)) from error
+    except Exception as error:  # a decoder raises whatever the broken file leads it to
         raise DownloadError(f"broken image: {error}", final=False) from error
-    if min(size) < MIN_SIDE:
-        raise DownloadError(f"a placeholder of {size[0]} x {size[1]} pixels")
+    if refused:
+        raise DownloadError(f"broken image: {refused}", final=False) from refused
     return suffix
 
 
@@ -139,7 +171,7 @@ class ImageFetcher:
                         link_or_copy(source, self.folder / f"{item}{source.suffix}")
                 return
             except DownloadError as error:
-                self.failures.append(Failure(item, url, str(error), "yes" if error.final else "no"))
+                self.failures.append(Failure(item, without_credentials(url), str(error), "yes" if error.final else "no"))
 
     async def _fetch(self, item: str, url: str) -> Path:
         content = await self.downloader.download(url)
@@ -153,7 +185,8 @@ class ImageFetcher:
 
 
 def _items_there(images: Path) -> set[str]:
-    return {path.stem for path in images.iterdir() if path.suffix != ".partial"}
+    suffixes = image_suffixes()
+    return {path.stem for path in images.iterdir() if path.suffix.lower() in suffixes}
 
 
 def _summarise(missing: set[str], total: int, failures: FailureList, folder: Path):

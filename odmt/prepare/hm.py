@@ -50,8 +50,8 @@ def hm(
     source = source_of("hm", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
-        pictures = find_pictures(images, "*/*")
         items = read_items(articles, "article_id", FIELDS)
+        pictures = find_pictures(images, items["item"].to_list(), "*/*")
         usable = items.filter(HAS_TEXT, pl.col("item").is_in(list(pictures)))
         drawn = _draw(transactions, usable, min_length, users, seed, skip_bad_lines)
         dataset = Dataset(_histories(transactions, drawn, skip_bad_lines), items, pictures, cut)

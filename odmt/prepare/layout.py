@@ -169,9 +169,19 @@ def source_of(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_file_name(item: str) -> bool:
+    """Whether an item's name can be that of a file, with a suffix and a temporary name's ending behind it."""
+    return _fit_for_files(pl.Series([item]))[0]
+
+
+def _fit_for_files(items: pl.Series) -> pl.Series:
+    bad = items.str.contains(r"[\s/\x00-\x1f\x7f]") | items.is_in(["", ".", ".."]) | (items.str.len_bytes() > MAX_NAME_BYTES)
+    return ~bad
+
+
 def check_names(users: pl.Series, items: pl.Series):
     """Refuse names that the layout cannot hold."""
-    bad = items.filter(items.str.contains(r"[\s/\x00-\x1f]") | items.is_in([".", ".."]) | (items.str.len_bytes() > MAX_NAME_BYTES))
+    bad = items.filter(~_fit_for_files(items))
     if len(bad):
         raise InputError(
             f"item {bad[0]!r} cannot be used: item names become file names and are separated by blanks, so they hold no white "

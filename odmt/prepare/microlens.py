@@ -49,8 +49,8 @@ def microlens(
     source = source_of("microlens", locals())
     cut = Cut(min_length, last)
     with new_folder(out, overwrite) as folder:
-        pictures = find_pictures(covers)
         items = read_titles(titles)
+        pictures = find_pictures(covers, items["item"].to_list())
         if suffix(pairs) == ".csv":
             histories = histories_by_time(read_events(pairs, "user", "item", "timestamp", skip_bad_lines))
         else:

@@ -46,7 +46,7 @@ def official(
             dataset = Dataset(histories, table, stored.item_ids, cut)
             stored.place(dataset.item_ids, folder / "images")
         else:
-            pictures = find_pictures(images)
+            pictures = find_pictures(images, table["item"].to_list())
             dataset = Dataset(histories, table, pictures, cut)
             place_pictures(pictures, dataset.item_ids, folder / "images")
         dataset.write(folder, source)

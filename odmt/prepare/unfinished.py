@@ -50,7 +50,7 @@ def finish(dataset: Path):
     items = read_tab_items(rest / "items.tsv")
     for name in ("items.tsv", "behaviours.tsv"):
         check_table(rest / name)
-    pictures = find_pictures(folder / "images")
+    pictures = find_pictures(folder / "images", items["item"].to_list())
     finished = Dataset(read_histories(rest / "behaviours.tsv"), items, pictures, _read_cut(rest / "cut.json"))
     with writing(folder):
         finished.write(folder, (read_record(rest) or {}).get("source", {"command": "amazon"}))
