@@ -297,6 +297,12 @@ def test_another_file_is_not_mixed_in(dataset, tmp_path):
         InputError, match=r"features/image: holds features of .*f.npy' that differ .*weights is .*remove the folder"
     ):
         import_features(dataset, "image", save(tmp_path / "g.npy", VECTORS + 1))
+    with (tmp_path / "f.npy").open("r+b") as file:  # one value, in place
+        file.seek(-3 * 8, os.SEEK_END)
+        file.write(np.float64(3).tobytes())
+    with pytest.raises(InputError, match=r"f.npy' that differ from those of .*f.npy': weights is "):
+        import_features(dataset, "image", tmp_path / "f.npy")
+    save(tmp_path / "f.npy", VECTORS)
     with pytest.raises(InputError, match="dtype is 'float16', asked for 'float32'"):
         import_features(dataset, "image", tmp_path / "f.npy", dtype="float32")
     np.testing.assert_array_equal(stored(dataset), before)

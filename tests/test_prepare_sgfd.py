@@ -219,6 +219,19 @@ def test_bad_input_is_named(raw, case):
     assert not (raw.parent / "out").exists()
 
 
+def test_tables_as_other_programs_write_them(raw):
+    """A mark at the start, carriage returns, quotes, blanks, columns in another order, no ASIN."""
+    rows = ['"userID", itemID ,asin', *(f'"{user}", 0{item},' for item, user in TRAIN)]
+    (raw / "train.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    sgfd(raw, raw.parent / "out")
+    pairs = Pairs.load(raw.parent / "out")
+    assert len(pairs.seen("test").items) == len(TRAIN)
+    assert pairs.texts == ["item 00", "item 01", "item 02", "item 03", "b04"]
+    (raw / "train.csv").write_bytes("\r\n".join([*rows, rows[-1]]).encode())
+    with pytest.raises(InputError, match=r"train.csv, line 8: user 2 and item 1 stand in line 7 of train.csv already"):
+        sgfd(raw, raw.parent / "again")
+
+
 def test_bad_lines_can_be_left_out(raw):
     (raw / "train.csv").write_bytes(lines(*GOOD, "4,two,R,B"))
     sgfd(raw, raw.parent / "out", skip_bad_lines=1)

@@ -21,9 +21,9 @@ from odmt.features.item_table import read_items
 from odmt.features.row_names import read_row_names
 from odmt.features.store import IMPORTED, Header, Record, shard_paths
 from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, exclusive, read_records, write_lists
+from odmt.files import reading
 
 BLOCK_BYTES = 32 << 20  # that are read, and stored in one transaction, at a time
-SAMPLES, SAMPLE_BYTES = 64, 1 << 16  # of a file that its fingerprint is made from
 
 FirstToken = Literal["cls", "pooled", "mean", "add-mean"]
 _LAYERS = {
@@ -237,15 +237,15 @@ def _header(modality: str, source: FeatureFile, form: Form) -> Header:
 
 
 def _fingerprint(path: Path) -> str:
-    """A hash of sizes and samples: that of 20 GB would take as long as to import them."""
+    """A hash of the whole content, so that a store never mixes two states of a file; a folder's by the files' names too."""
     digest = xxhash.xxh3_64()
-    paths = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in paths:
-        digest.update(f"{file.name if path.is_dir() else ''}\t{file.stat().st_size}\n".encode())
-    for file in paths[:: max(1, len(paths) // SAMPLES)]:
-        size, samples = file.stat().st_size, SAMPLES if len(paths) == 1 else 1
-        with file.open("rb") as opened:
-            for start in range(0, size, max(SAMPLE_BYTES, size // samples)):
-                opened.seek(start)
-                digest.update(opened.read(SAMPLE_BYTES))
+    paths = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    total = sum(file.stat().st_size for file in paths)
+    with tqdm(total=total, desc=f"{path.name}: comparing", unit="B", unit_scale=True, delay=2) as progress:
+        for file in paths:
+            digest.update(f"{file.name}\n".encode() if path.is_dir() else b"")
+            with reading(file), file.open("rb") as opened:
+                while chunk := opened.read(BLOCK_BYTES):
+                    digest.update(chunk)
+                    progress.update(len(chunk))
     return digest.hexdigest()

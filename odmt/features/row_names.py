@@ -5,6 +5,7 @@ from pathlib import Path
 
 from odmt.errors import InputError
 from odmt.features.item_table import check_table, not_utf8
+from odmt.files import reading
 
 ID_NAMES = ("item_id", "item", "itemID", "item_ids", "ids", "id", "asin")  # what a column of items may be called
 NUMBER_COLUMNS = ("itemID", "userID", "index", "row")  # what the column of the numbers may be called where it stands first
@@ -68,7 +69,8 @@ def _numbering(path: Path, rows: list[list[str]]) -> dict[int, str]:
 def _rows(path: Path) -> list[list[str]]:
     check_table(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with reading(path):
+            text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     first = text.partition("\n")[0]

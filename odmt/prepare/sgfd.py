@@ -87,7 +87,8 @@ def _read_pairs(path: Path, skip_bad_lines: int) -> pl.DataFrame:
 
     columns = [whole(column) for column in NUMBERS.values()]
     if "asin" in read_header(path):
-        columns.append(pl.col("asin"))
+        name = pl.concat_str(pl.lit("item "), pl.col("itemID").str.strip_chars())
+        columns.append(pl.when(pl.col("asin").str.strip_chars() != "").then("asin").otherwise(name).alias("asin"))
     pairs = pl.concat(read_csv(path, columns, skip_bad_lines=skip_bad_lines))
     return pairs.rename({column + WHOLE: name for name, column in NUMBERS.items()})
 
@@ -126,9 +127,15 @@ def _check_pairs(data: Path, train: pl.DataFrame, test: pl.DataFrame) -> int:
 
 def _lines_of(path: Path, user: int, item: int) -> list[int]:
     """The lines in which a pair stands."""
-    reader = csv.DictReader(decoded_lines(path), skipinitialspace=True)
-    wanted = {"userID": str(user), "itemID": str(item)}
-    return [reader.line_num for row in reader if all((row[key] or "").strip() == value for key, value in wanted.items())]
+    header = read_header(path)
+    wanted = {header.index("userID"): user, header.index("itemID"): item}
+    reader = csv.reader(decoded_lines(path))
+    next(reader)
+    return [reader.line_num for row in reader if all(_is(row, place, number) for place, number in wanted.items())]
+
+
+def _is(row: list[str], place: int, number: int) -> bool:
+    return place < len(row) and row[place].strip().isdecimal() and int(row[place]) == number
 
 
 def _read_labels(path: Path, num_items: int) -> list[str] | None:
