@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from odmt.errors import InputError
-from odmt.prepare.amazon import amazon, clean_html
+from odmt.prepare.amazon import amazon
+from odmt.prepare.amazon_metadata import clean_html
 from odmt.prepare.unfinished import finish
 from odmt.sequential.interactions import Interactions
 
@@ -149,6 +150,131 @@ def test_2023(raw):
     assert (raw / "arts" / "image_urls.tsv").read_text().splitlines()[0] == f"B1\t{IMAGE}l\t{IMAGE}t"
 
 
+ASINS = [f"B00000000{n}" for n in range(6)]
+TITLES = {asin: f'Joe\'s "thing" {n}' for n, asin in enumerate(ASINS)}
+
+
+def small(raw, metadata, reviews="reviews", **options):
+    """Prepare six items that three users had in their order; returns the items' texts and their URLs."""
+    if reviews == "reviews":
+        write_lines(raw / "reviews", ratings_as_objects())
+    write_lines(raw / "meta", metadata) if isinstance(metadata, list) else (raw / "meta").write_text(metadata)
+    histories = prepare(raw, reviews, "meta", **options)
+    assert histories == {f"A{user}00000000X": ASINS for user in range(3)}
+    urls = [line.split("\t") for line in (raw / "arts" / "image_urls.tsv").read_text().splitlines()]
+    return (raw / "arts" / "unfinished" / "items.tsv").read_text().splitlines(), {item: links for item, *links in urls}
+
+
+def ratings_as_objects():
+    return [
+        {"reviewerID": f"A{user}00000000X", "asin": asin, "unixReviewTime": 1500000000 + n}
+        for user in range(3)
+        for n, asin in enumerate(ASINS)
+    ]
+
+
+def metadata_2014():
+    return [
+        {"asin": asin, "title": title, "imUrl": f"http://img.example/{asin}.jpg", "categories": [["Arts", "Sewing"], ["Home"]]}
+        for asin, title in TITLES.items()
+    ]
+
+
+@pytest.mark.parametrize("write", [repr, json.dumps])
+def test_2014(raw, write, capsys):
+    items, urls = small(raw, "".join(write(row) + "\n" for row in metadata_2014()))
+    assert items[0] == 'B000000000\tJoe\'s "thing" 0\t\tArts Sewing Home\t'
+    assert urls == {asin: [f"http://img.example/{asin}.jpg"] for asin in ASINS}
+    assert "meta: metadata of 2014" in capsys.readouterr().out
+
+
+def test_python_code_is_not_run(raw, tmp_path):
+    lines = [repr(row) for row in metadata_2014()]
+    marker = tmp_path / "run"
+    lines[1:1] = [f"{{'asin': __import__('os').mkdir({str(marker)!r})}}", "[" * 5000]
+    with pytest.raises(InputError, match=r"meta, line 2: not a JSON object"):
+        small(raw, "\n".join(lines) + "\n")
+    assert len(small(raw, "\n".join(lines) + "\n", skip_bad_lines=2)[0]) == 6
+    assert not marker.exists()
+
+
+def metadata_2023(images):
+    return [{"parent_asin": asin, "title": title, "images": images(asin), "categories": []} for asin, title in TITLES.items()]
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"),
+    [
+        (
+            lambda asin: {"hi_res": [None], "large": [f"{IMAGE}{asin}"], "thumb": [f"{IMAGE}{asin}t"], "variant": ["MAIN"]},
+            ["", "t"],
+        ),
+        (lambda asin: {"large": [f"{IMAGE}no", f"{IMAGE}{asin}"], "variant": ["PT01", "MAIN"]}, [""]),
+        (lambda asin: {"large": f"{IMAGE}{asin}"}, [""]),
+        (lambda asin: [f"{IMAGE}{asin}"], [""]),
+        (lambda asin: f"{IMAGE}{asin}", [""]),
+    ],
+)
+def test_forms_of_images(raw, images, sizes):
+    _, urls = small(raw, metadata_2023(images))
+    assert urls == {asin: [f"{IMAGE}{asin}{size}" for size in sizes] for asin in ASINS}
+
+
+def test_images_of_an_unknown_form_are_shown(raw, capsys):
+    with pytest.raises(InputError, match="none of the 6 items with interactions and text has an image"):
+        small(raw, metadata_2023(lambda asin: [{"link": f"{IMAGE}{asin}"}]))
+    assert '6 items with a title have no image URL, B000000000 for one: images is \'[{"link":' in capsys.readouterr().out
+
+
+def test_not_a_number_and_an_array(raw):
+    rows = [{**row, "price": float("nan")} for row in metadata_2014()]
+    assert len(small(raw, rows)[0]) == 6
+    for indent in (None, 1):
+        items, urls = small(raw, json.dumps(rows, indent=indent), overwrite=True)
+        assert (len(items), len(urls)) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("header", "order", "said"),
+    [
+        ("", "user,item,rating,time", "read as user,item,rating,time (2014)"),
+        ("", "item,user,rating,time", "read as item,user,rating,time (2018)"),
+        ("user_id,parent_asin,rating,timestamp", "user,item,rating,time", "by their header: user_id, parent_asin, timestamp"),
+        ("rating,timestamp,asin,reviewerID", "rating,time,item,user", "by their header: reviewerID, asin, timestamp"),
+    ],
+)
+def test_forms_of_ratings(raw, capsys, header, order, said):
+    rows = [
+        {"user": row["reviewerID"], "item": row["asin"], "rating": 5.0, "time": row["unixReviewTime"]}
+        for row in ratings_as_objects()
+    ]
+    lines = [header] if header else []
+    lines += [",".join(str(row[column]) for column in order.split(",")) for row in rows]
+    (raw / "ratings.csv").write_text("\n".join(lines) + "\n")
+    small(raw, metadata_2014(), "ratings.csv")
+    assert said in capsys.readouterr().out
+
+
+def test_other_forms_are_named(raw):
+    (raw / "ratings.csv").write_text("who,what,stars,when\nu,a,5,today\n")
+    with pytest.raises(InputError, match=r"ratings.csv: neither of the keys user_id, .*; it has who, what, stars, when"):
+        prepare(raw, "ratings.csv")
+    (raw / "ratings.csv").write_text("u,a,1500000000\n")
+    with pytest.raises(InputError, match=r"ratings.csv, line 1: 3 columns without a header; ratings have four"):
+        prepare(raw, "ratings.csv")
+    write_lines(raw / "meta", [{"id": 1, "name": "x"}])
+    with pytest.raises(InputError, match=r"meta: no metadata of Amazon: .*; it has id, name"):
+        prepare(raw, metadata="meta")
+
+
+def test_items_that_lost_their_leading_zero_in_the_reviews(raw):
+    rows = [{**row, "asin": row["asin"].replace("B", "0")} for row in metadata_2014()]
+    write_lines(raw / "reviews", [{**row, "asin": row["asin"].lstrip("B0") or "0"} for row in ratings_as_objects()])
+    write_lines(raw / "meta", rows)
+    with pytest.raises(InputError, match=r"is in it: '1' for one; it has '0000000001', which differs by a leading zero"):
+        prepare(raw, "reviews", "meta")
+
+
 def test_of_repeated_reviews_the_first_may_be_kept(raw, capsys):
     assert prepare(raw, duplicates="first") == {user: EXPECTED[user] for user in "uv"}
     assert "1 repeated reviews" in capsys.readouterr().out
@@ -254,7 +380,7 @@ def test_a_review_without_a_time_is_named(raw):
 
 def test_metadata_of_another_category(raw):
     write_lines(raw / "meta_Arts.json.gz", [{"asin": "Z1", "title": "Other"}])
-    with pytest.raises(InputError, match="none of 9 items of the reviews is in it"):
+    with pytest.raises(InputError, match="none of 9 items of the reviews is in it: 'B1' for one; it has 'Z1'"):
         prepare(raw)
 
 

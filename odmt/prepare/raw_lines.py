@@ -41,10 +41,14 @@ class RawLines:
     def head(self, num_lines: int = 1) -> list[str]:
         """The first lines, or fewer of a shorter file, without their ends and without a byte order mark."""
         with opened(self.path) as (file, _):
+            lines: list[bytes] = []
             try:
-                lines = [line for _ in range(num_lines) if (line := file.readline())]
+                while len(lines) < num_lines and (line := file.readline()):
+                    lines.append(line)
             except BROKEN as error:
-                raise InputError(f"{self.path}, line 1: {_broken(self.path)} is broken ({error}); download it again") from error
+                if not lines:
+                    message = f"{self.path}, line 1: {_broken(self.path)} is broken ({error}); download it again"
+                    raise InputError(message) from error
         if not lines:
             raise InputError(f"{self.path}: the file is empty; make it or download it again")
         if b"\0" in lines[0]:

@@ -118,7 +118,9 @@ class TimeColumn:
     def _reason(self, text: str) -> str:
         if self.pattern:
             return f"no valid time: {text!r} is not written as --timestamp-format {self.pattern!r} says"
-        if not text or not self._form:
+        if not text and self._form:
+            return "no valid time"
+        if not self._form:
             return f"no valid time; read are {EXAMPLES}; any other way by --timestamp-format, e.g. '%d.%m.%y %H:%M'"
         if self._form == UNSURE and self.day_first is None:
             return (
