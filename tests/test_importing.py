@@ -88,6 +88,19 @@ def test_every_type(dataset, tmp_path, dtype, kind):
     np.testing.assert_array_equal(stored(dataset)[:, 0], tensor.float().numpy())
 
 
+def test_parameters_and_types_that_numpy_lacks(dataset, tmp_path):
+    torch.save({"weight": torch.nn.Parameter(torch.from_numpy(VECTORS))}, tmp_path / "state.pt")
+    import_features(dataset, "image", tmp_path / "state.pt")
+    np.testing.assert_array_equal(stored(dataset), VECTORS[:, None].astype(np.float16))
+    small = torch.from_numpy(VECTORS).to(torch.float8_e4m3fn)
+    torch.save(small, tmp_path / "f8.pt")
+    import_features(dataset, "text", tmp_path / "f8.pt")
+    np.testing.assert_array_equal(stored(dataset, "text")[:, 0], small.half().numpy())
+    torch.save(torch.from_numpy(VECTORS).to_sparse(), tmp_path / "sparse.pt")
+    with pytest.raises(InputError, match=r"sparse.pt: (a sparse tensor; save its to_dense|no tensors that can be read)"):
+        import_features(dataset, "text", tmp_path / "sparse.pt")
+
+
 def test_old_torch_files_and_fortran_order(dataset, tmp_path):
     torch.save(torch.from_numpy(VECTORS), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     import_features(dataset, "image", tmp_path / "old.pt")
@@ -276,6 +289,7 @@ def test_bad_files_are_named(dataset, tmp_path):
         tmp_path / "tokens.parquet", "tokens.parquet: cannot be read: row 6 has tokens of width 2, others of 1", first_token="cls"
     )
     folder = save(tmp_path / "folder", VECTORS)
+    refused(folder, "folder: a folder names its items by its files; leave --ids out", ids=tmp_path / "ids")
     save(folder / "i9.npy", VECTORS[0])
     refused(folder, "folder: 1 items are not in items.tsv, 'i9' the first")
     (folder / "i9.npy").unlink()

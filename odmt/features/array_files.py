@@ -101,7 +101,13 @@ class TorchFile(ArrayFile):
 
     def _open(self) -> Tensor:
         content = load_torch(self.path)
-        return content if isinstance(content, Tensor) else content[choose(self.path, tensor_names(self.path, content), self._key)]
+        tensor = content if isinstance(content, Tensor) else content[self._choose(content)]
+        if tensor.layout != torch.strided:
+            raise InputError(f"{self.path}: a sparse tensor; save its to_dense()")
+        return tensor
+
+    def _choose(self, content) -> str:
+        return choose(self.path, tensor_names(self.path, content), self._key)
 
     def blocks(self, size: int, start: int = 0) -> Iterator[np.ndarray]:
         """Yield rows as `FeatureFile.blocks`."""
@@ -146,9 +152,10 @@ def tensor_names(path: Path, content) -> list[str]:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A copy for NumPy, bfloat16 as float32."""
-    # NumPy has no bfloat16; a copy, since the map behind the tensor goes away.
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
+    """A copy for NumPy; types that it lacks as float32."""
+    known = tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    # A copy, since the map behind the tensor goes away.
+    return (tensor if known else tensor.float()).detach().numpy().copy()
 
 
 def choose(path: Path, names: list[str], key: str | None, what: str = "arrays") -> str:

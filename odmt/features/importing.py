@@ -83,6 +83,8 @@ def import_features(
     dataset = find_dataset(dataset)
     item_ids, _ = read_items(dataset / "items.tsv")
     source = open_features(Path(file), key)
+    if ids is not None and source.path.is_dir():
+        raise InputError(f"{file}: a folder names its items by its files; leave --ids out")
     if ids is not None:
         names = read_row_names(Path(ids), source.num_rows)
     elif source.names is not None:

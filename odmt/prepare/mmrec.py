@@ -50,7 +50,7 @@ def mmrec(
         out: the dataset's folder, data/NAME.
         items: table of the items' texts, with a column itemID or that of the names in i_id_mapping.csv; without, items.csv of the
             folder. An item without text has its name for one.
-        text: columns of that table that make the text, separated by commas; without, its column text or, if it has none, all others.
+        text: columns of that table that make the text, separated by commas; without, its column text or, lacking that, all others.
         label_column: column of that table with the categories, for models that learn from them; of a list the first value. Without,
             its column category, if it has one.
         list_separator: character within its columns that is read as a blank, e.g. | in Drama|Comedy.
