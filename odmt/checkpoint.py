@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors files: nothing in them can run, and they appear whole or not at all."""
+"""Checkpoints as safetensors files: nothing in them can run, they appear whole or not at all, and a checksum tells damage."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,35 +15,65 @@ from torch import Tensor, nn
 from odmt.errors import InputError
 from odmt.files import written_whole
 
+AGAIN = "with --resume the same command goes on"
+ANEW = "train the run anew with --overwrite"
+
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
-    """Write tensors and a JSON-able dict to one file, atomically and on the disk when this returns."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as partial:
-        save_file(contiguous, partial, metadata={"metadata": json.dumps(metadata)})
-        with partial.open("rb") as file:
-            os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
-            os.fsync(file.fileno())
+    """Write tensors and a JSON-able dict to one file, atomically and on the disk when this returns.
+
+    Tensors that share memory, as tied weights do, are written once for each name.
+
+    Raises:
+        InputError: the disk is full, the folder is gone or cannot be written to.
+    """
+    separate, memory = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if address in memory else tensor
+        memory.add(address)
+    text = json.dumps(metadata)
+    with written_whole(path, AGAIN) as partial:
+        save_file(separate, partial, metadata={"metadata": text, "xxh3": _checksum(separate, text)})
+        os.chmod(partial, path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote.
+    """Read what `save_tensors` wrote; of an earlier version, which noted no checksum, too.
 
     Raises:
-        InputError: no such file, or not one of ours.
+        InputError: no such file, not one of ours, or damaged.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        notes = file.metadata()
+        if "xxh3" in notes and notes["xxh3"] != _checksum(tensors, notes["metadata"]):
+            raise ValueError("the file is damaged, its checksum is another")
+        return tensors, _metadata(file)
 
 
 def load_metadata(path: Path) -> dict:
-    """Read only the metadata; raises as `load_tensors`."""
+    """Read only the metadata; raises as `load_tensors`, but for the tensors."""
     with _opened(path) as file:
         return _metadata(file)
 
 
 def _metadata(file) -> dict:
-    return json.loads(file.metadata()["metadata"])
+    metadata = json.loads(file.metadata()["metadata"])
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no mapping")
+    return metadata
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: str) -> str:
+    """The xxh3 of names, types, shapes and bytes of tensors, and of the metadata."""
+    digest = xxhash.xxh3_128(metadata.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -51,7 +82,7 @@ def _opened(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; train the run anew with --overwrite") from error
+        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; {ANEW}") from error
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):
@@ -64,14 +95,39 @@ def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore what `save_training` wrote; returns its metadata."""
+    """Restore what `save_training` wrote; returns its metadata.
+
+    Raises:
+        InputError: it cannot be read, or is of another model.
+    """
     tensors, metadata = load_tensors(path)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    put_weights(model, {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}, path)
     state_dict = optimizer.state_dict()
-    index = {name: index for index, (name, _) in enumerate(model.named_parameters())}
+    parameters = dict(model.named_parameters())
+    index = {name: index for index, name in enumerate(parameters)}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, part, name = key.split(".", 2)
+            if name not in index or value.shape not in ((), parameters[name].shape):
+                raise InputError(f"{path}: {key} fits no parameter of this model; {ANEW}")
             state_dict["state"].setdefault(index[name], {})[part] = value
     optimizer.load_state_dict(state_dict)
     return metadata
+
+
+def put_weights(model: nn.Module, weights: dict[str, Tensor], path: Path):
+    """Give a model its saved weights.
+
+    Raises:
+        InputError: they have other names or shapes than the model's, or are not finite; naming the file that they are from.
+    """
+    own = model.state_dict()
+    if other := sorted(own.keys() ^ weights.keys()):
+        raise InputError(f"{path}: the weights of another model, which differ by {other[0]}; {ANEW}")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, and the model's is {tuple(tensor.shape)}"
+            raise InputError(f"{path}: the weights of another model: {name} is {shapes}; {ANEW}")
+        if not weights[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds values that are not finite; {ANEW}")
+    model.load_state_dict(weights)

@@ -10,11 +10,22 @@ from typing import Literal
 
 from odmt.errors import InputError
 
+MAX_NAME_BYTES = 240  # of a folder's name; file systems have 255, and names of files beside it end in a suffix
+
 
 def require(condition: bool, key: str, problem: str):
     """Raise an `InputError` that names the key, unless the condition holds."""
     if not condition:
         raise InputError(f"config key {key}: {problem}")
+
+
+def require_name(name: str, key: str, remedy: str):
+    """Raise an `InputError` unless a text can be the name of a folder: one part of a path, so that nothing leaves its folder."""
+    require(bool(name.strip()), key, f"{name!r} is empty: give a name")
+    require(name not in (".", "..") and "/" not in name, key, f"{name!r} is a path and no name; {remedy}")
+    require(name.isprintable(), key, f"{name!r} has characters that cannot be seen")
+    length = len(name.encode(errors="surrogateescape"))
+    require(length <= MAX_NAME_BYTES, key, f"{name[:20]!r}... has {length} bytes: {MAX_NAME_BYTES} at most")
 
 
 @dataclass
@@ -30,7 +41,8 @@ class DataConfig:
     root: str = "data"
 
     def __post_init__(self):
-        pass
+        require_name(self.dataset, "data.dataset", "give the folder above it as data.root")
+        require(bool(self.root) and "\0" not in self.root, "data.root", "name the folder that holds the datasets")
 
     @property
     def folder(self) -> Path:
@@ -81,6 +93,7 @@ class TrainConfig:
             require(getattr(self, key) is None or getattr(self, key) > 0, f"train.{key}", "must be positive")
         require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
         require(self.seed >= 0, "train.seed", "must not be negative")
+        require(self.seed < 2**63, "train.seed", "must be below 2^63")
         require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")
 
 
@@ -123,6 +136,8 @@ class RunConfig(ABC):
     name: str
 
     def __post_init__(self):
+        require_name(self.name, "name", "give the folder above all runs as runs")
+        require(bool(self.runs) and "\0" not in self.runs, "runs", "name the folder of all run folders")
         split, _, metric = self.selection.partition("/")
         name, _, cutoff = metric.rpartition("/")[2].partition("@")
         require(

@@ -7,18 +7,37 @@ A YAML file holds only what differs from the defaults; files and pairs are appli
 import dataclasses
 import difflib
 import functools
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import xxhash
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from odmt.config import RunConfig
+from odmt.config import MAX_NAME_BYTES, RunConfig, require
 from odmt.errors import InputError
 from odmt.families import DEFAULT, config_class, family_names
-from odmt.files import write_text
+from odmt.files import read_text, write_text
+
+MAX_INT, MAX_LIST = 2**31 - 1, 1000
+LIMITS = {("dim", "width"): 2**16, ("layers", "heads"): 2**10, ("seq_len",): 2**20}  # the largest number by the end of a key
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which no key stands twice: the first would be forgotten without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        """Make a dict, as SafeLoader does."""
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 @functools.cache
@@ -59,7 +78,7 @@ def load_config(args: Sequence[str]) -> RunConfig:
     merged: dict = {}
     for arg in args:
         if _is_file(arg):
-            pairs = _flatten(_read_yaml(Path(arg)))
+            pairs = _pairs(Path(arg))
         elif "=" in arg:
             pairs = [parse_override(arg, family)]
         else:
@@ -67,12 +86,16 @@ def load_config(args: Sequence[str]) -> RunConfig:
         for key, value in pairs:
             check_key(key, arg, family)
             _check_null(key, value, arg, family)
+            _check_size(key, value)
             _set(merged, key.split("."), value)
     parser = config_parser(family)
     try:
-        return tree(**vars(parser.instantiate(parser.parse_object(merged))))
+        config = tree(**vars(parser.instantiate(parser.parse_object(merged))))
     except ArgumentError as error:
         raise InputError(f"configuration: {_without_jargon(str(error))}") from error
+    for key, value in flatten(config):
+        _check_size(key, value)
+    return config
 
 
 def parse_override(pair: str, family: str = DEFAULT) -> tuple[str, object]:
@@ -127,7 +150,7 @@ def _family(args: Sequence[str]) -> str:
     family = DEFAULT
     for arg in args:
         if _is_file(arg):
-            family = _read_yaml(Path(arg)).get("family", family)
+            family = read_yaml(Path(arg)).get("family", family)
         elif arg.removeprefix("--").startswith("family="):
             family = arg.partition("=")[2]
     return family
@@ -143,20 +166,89 @@ def _without_jargon(message: str) -> str:
     return re.sub(r":\n\s+", ": ", message)
 
 
-def _read_yaml(path: Path) -> dict:
+def name_with(name: str, values: Mapping[str, object]) -> str:
+    """The name of a run with values that it differs by, `odmt,dim-128,lr-0.001`; cut, with a hash, where it would be too long."""
+    full = ",".join([name, *(f"{key.rpartition('.')[2]}-{_in_name(value)}" for key, value in values.items())])
+    if len(full.encode()) <= MAX_NAME_BYTES:
+        return full
+    return f"{full.encode()[:200].decode(errors='ignore')},{xxhash.xxh3_64_hexdigest(full.encode())}"
+
+
+def in_yaml(value: object) -> str:
+    """A value as `KEY=VALUE` has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _in_name(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_in_name, value))
+    return f"{value:.12g}" if isinstance(value, float) else in_yaml(value).replace("/", "+")
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a mapping from a YAML file.
+
+    Raises:
+        InputError: no such file, one that cannot be read, no YAML, or no mapping.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; configs/ holds the project's own")
-    content = _parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    content = _parse_yaml(read_text(path), str(path))
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected lines of `key: value`, found {type(content).__name__}")
     return content
 
 
-def _parse_yaml(text: str, place: str):
+def _pairs(path: Path) -> list[tuple[str, object]]:
+    """The keys of a file with their values; those that name the run are its folder's own, where a run's folder has been moved."""
+    content = read_yaml(path)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        pairs = dict(_flatten(content))
+    except RecursionError as error:
+        raise InputError(f"{path}: an alias (*NAME) that holds itself") from error
+    return list((pairs | _moved(path, pairs)).items())
+
+
+def _moved(path: Path, pairs: dict[str, object]) -> dict[str, object]:
+    """Where a run's configuration lies, if that is not where it says: its folder was moved, copied or renamed.
+
+    Raises:
+        InputError: no RUNS/DATASET/NAME is made of where it lies.
+    """
+    if path.name != "config.yaml" or not (path.parent / "environment.json").is_file():
+        return {}
+    folder, dataset = path.parent.absolute(), pairs.get("data.dataset")
+    noted = Path(str(pairs.get("runs")), str(dataset), str(pairs.get("name")))
+    if noted.exists() and noted.samefile(folder):
+        return {}
+    if folder.parent.name != dataset:
+        raise InputError(
+            f"{path}: its run began in {noted} and the folder was moved or copied; a run of dataset {dataset} lies in "
+            f"RUNS/{dataset}/NAME: move it to {folder.parent / str(dataset) / folder.name}"
+        )
+    return {"runs": str(path.parent.parent.parent), "name": folder.name}
+
+
+def _parse_yaml(text: str, place: str):
+    place = place if len(place) < 200 else f"{place[:60]}..."
+    try:
+        return yaml.load(text, UniqueKeyLoader)
+    except RecursionError as error:
+        raise InputError(f"{place}: nested deeper than any configuration") from error
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError of numbers and dates that Python does not take
         raise InputError(f"{place}: not valid YAML: {error}") from error
+
+
+def _check_size(key: str, value):
+    """Refuse numbers and lists beyond reason, before anything of that size is made."""
+    field = key.rpartition(".")[2]
+    if isinstance(value, list):
+        require(len(value) <= MAX_LIST, key, f"a list of {len(value)} values: {MAX_LIST} at most")
+    most = next((most for endings, most in LIMITS.items() if field.endswith(endings)), MAX_INT)
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and field != "seed":  # which has a range of its own
+            require(abs(number) <= most, key, f"{number:.12g} is beyond reason: {most:,} at most")
 
 
 def _flatten(tree: dict, prefix: str = ""):

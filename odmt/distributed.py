@@ -12,6 +12,10 @@ from torch import Tensor
 from odmt.errors import InputError
 
 
+class MainProcessError(RuntimeError):
+    """What another process than the main one raises where that ended with an error, which it tells itself."""
+
+
 @dataclass(frozen=True)
 class World:
     """The processes of a run.
@@ -89,17 +93,26 @@ def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
 
 
 def in_main(function: Callable[[], None], world: World):
-    """Call a function in the main process alone; the others wait for it, and an InputError that it raises is raised in all."""
-    message: list[str | None] = [None]
+    """Call a function in the main process alone; the others wait for it, and what it raises ends all.
+
+    Raises:
+        InputError: in all processes, where the function raised it.
+        MainProcessError: in the others, where the function raised something else in the main process.
+    """
+    failure: list[tuple[bool, str] | None] = [None]
+    raised: Exception | None = None
     if world.is_main:
         try:
             function()
-        except InputError as error:
-            message = [str(error)]
+        except Exception as error:
+            raised, failure = error, [(isinstance(error, InputError), str(error))]
     if world.size > 1:
-        dist.broadcast_object_list(message)
-    if message[0] is not None:
-        raise InputError(message[0])
+        dist.broadcast_object_list(failure)
+    if raised is not None:
+        raise raised
+    if failure[0] is not None:
+        is_input, message = failure[0]
+        raise InputError(message) if is_input else MainProcessError(f"the main process ended with: {message}")
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:
@@ -108,9 +121,3 @@ def mean_over_processes(values: Tensor, world: World) -> Tensor:
         dist.all_reduce(values)
         values /= world.size
     return values
-
-
-def barrier(world: World):
-    """Wait for all processes."""
-    if world.size > 1:
-        dist.barrier()

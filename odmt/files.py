@@ -1,10 +1,15 @@
-"""Files that appear whole or not at all, and what to say when one cannot be read or written."""
+"""The one place through which files are read and written: whole or not at all, on the disk, mistakes named with a remedy."""
 
 import errno
+import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from odmt.errors import InputError
 
@@ -18,7 +23,10 @@ REMEDIES = {
     errno.ENFILE: "too many files are open on this machine",
     errno.ENAMETOOLONG: "the name is too long: shorten it",
     errno.ENOENT: "it is not there, or was removed meanwhile",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
     errno.EFBIG: "larger than this process may write: raise ulimit -f",
+    errno.ELOOP: "links that lead in a circle: remove them",
 }
 
 
@@ -30,29 +38,118 @@ def explain(error: OSError) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what keeps a user's file from being read into an `InputError` that names it."""
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Turn what keeps a user's file from being read into an `InputError`.
+
+    Args:
+        path: the file, for the message.
+        remedy: what to do beside what the operating system's error asks for.
+    """
     try:
         yield
     except OSError as error:
         error.filename = None  # the path says it
-        raise InputError(f"{path}: cannot be read: {explain(error)}") from error
+        raise InputError(_sentence(path, "cannot be read", explain(error), remedy)) from error
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason} at byte {error.start}); convert it, e.g. with iconv -t utf-8"
+        raise InputError(_sentence(path, "cannot be read", problem, remedy)) from error
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file to write to, and move it in place at the end; after an error the file is as before."""
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """Turn what keeps a file from being written into an `InputError`; arguments as of `reading`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        failure = error if isinstance(error, OSError) else _of_library(error)
+        failure.filename = failure.filename2 = None
+        problem = explain(failure) + (f", {_free(path)}" if failure.errno in (errno.ENOSPC, errno.EDQUOT) else "")
+        raise InputError(f"{path}: cannot be written ({problem})" + (f"; {remedy}" if remedy else "")) from error
+
+
+def read_text(path: Path, remedy: str = "") -> str:
+    """Read a text file in UTF-8.
+
+    Raises:
+        InputError: it cannot be read, or is no UTF-8.
+    """
+    with reading(path, remedy):
+        return path.read_text(encoding="utf-8")
+
+
+def parse_json(text: str, place: Path, remedy: str = ""):
+    """Parse JSON that was read from a file.
+
+    Raises:
+        InputError: it is none, or nested deeper or with longer numbers than Python takes.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = str(error) if text.strip() else "it is empty"
+        raise InputError(_sentence(place, "damaged", problem, remedy)) from error
+
+
+def read_json(path: Path, remedy: str = ""):
+    """Read a file of JSON; raises as `read_text` and `parse_json` do."""
+    return parse_json(read_text(path, remedy), path, remedy)
+
+
+@contextmanager
+def written_whole(path: Path, remedy: str = "", durable: bool = True) -> Iterator[Path]:
+    """Give a temporary name beside a file to write to, and move it in place at the end; after an error the file is as before.
+
+    Args:
+        path: the file.
+        remedy: as of `reading`.
+        durable: have it on the disk when this returns, the folder's entry too, so that no power cut brings back the file of
+            before or an empty one.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
-        os.replace(partial, path)
+        with writing(path, remedy):
+            yield partial
+            if durable:
+                _sync(partial)
+            os.replace(partial, path)
+            if durable:
+                _sync(path.parent)
     except Exception:
         with suppress(OSError):
             partial.unlink()
         raise
 
 
-def write_text(path: Path, text: str):
-    """Write a text file in UTF-8, its line ends as they are in the text."""
-    with written_whole(path) as partial:
+def write_text(path: Path, text: str, remedy: str = ""):
+    """Write a text file in UTF-8, its line ends as they are in the text: whole, and on the disk when this returns."""
+    with written_whole(path, remedy) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
+
+
+def _sync(path: Path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has nothing to bring to a disk
+            raise
+    finally:
+        os.close(handle)
+
+
+def _of_library(error: SafetensorError) -> OSError:
+    """The operating system's error in a message of the safetensors library; another one's message is kept."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def _free(path: Path) -> str:
+    above = next(part for part in path.absolute().parents if part.exists())
+    return f"{shutil.disk_usage(above).free / 1e9:.2f} GB are free"
+
+
+def _sentence(path: Path, problem: str, details: str, remedy: str) -> str:
+    return f"{path}: {problem}: {details}" + (f"; {remedy}" if remedy else "")

@@ -3,20 +3,22 @@
 import fcntl
 import json
 import logging
+import os
 import platform
-import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import torch
 
+from odmt.checkpoint import AGAIN
 from odmt.config import RunConfig
-from odmt.config_files import flatten, load_config, save_config
+from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
 from odmt.errors import InputError
-from odmt.files import write_text
+from odmt.files import read_json, reading, write_text, writing
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,8 +28,18 @@ except ImportError:  # the extra `tensorboard` is not installed
 log = logging.getLogger(__name__)
 
 # Where the same run may be continued with another value: they decide where it runs, not what it computes.
-FREE_KEYS = {"runs", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
+FREE_KEYS = {"runs", "name", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
 LOCKS = {"lock", "reserved"}  # held by the run itself; by the launcher that has taken it
+CONFIG, LAST = "config.yaml", "last.safetensors"
+# What a run leaves in its folder: all that is ever removed from it. The checkpoint goes first and the configuration last: killed in
+# between, nothing is continued as what it is not.
+FILES = [
+    LAST,
+    *("result.json", "best.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png", "train.log", "output.log"),
+    *("environment.json", CONFIG),
+]
+SCALARS = "tensorboard"
+RESULT_AGAIN = "remove it, and --resume tests the run again"
 
 
 def reserve(folder: Path, name: str = "lock") -> IO | None:
@@ -51,6 +63,15 @@ def reserve(folder: Path, name: str = "lock") -> IO | None:
     return file
 
 
+class RunLog(logging.FileHandler):
+    """A log file that ends the run where it cannot be written to, as the run's other files do."""
+
+    def handleError(self, record):
+        """Raise what `emit` met."""
+        with writing(Path(self.baseFilename), AGAIN):
+            raise
+
+
 class RunFolder:
     """The files of one run; only the main process writes.
 
@@ -62,7 +83,7 @@ class RunFolder:
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.path = config.folder
+        self.path: Path = config.folder
         self._lock: IO | None = None
         self._log: logging.Handler | None = None
         self._writer: SummaryWriter | None = None
@@ -70,7 +91,7 @@ class RunFolder:
     @property
     def last(self) -> Path:
         """The checkpoint to continue from."""
-        return self.path / "last.safetensors"
+        return self.path / LAST
 
     @property
     def best(self) -> Path:
@@ -83,14 +104,21 @@ class RunFolder:
         return self.path / "ranks.safetensors"
 
     def result(self) -> dict | None:
-        """The result of a finished run, None where there is none yet or more epochs are asked for now."""
+        """The result of a finished run, None where there is none yet or more epochs are asked for now.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         path = self.path / "result.json"
         if not path.is_file() or self.config.train.epochs > self._started_with().train.epochs:
             return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, RESULT_AGAIN)
+        if not isinstance(result, dict):
+            raise InputError(f"{path}: damaged: no result of a run; {RESULT_AGAIN}")
+        return result
 
     def _started_with(self) -> RunConfig:
-        return load_config([str(self.path / "config.yaml")])
+        return load_config([str(self.path / CONFIG)])
 
     def check(self, resume: bool, overwrite: bool):
         """Refuse to mix two runs; but a run may be continued for more epochs.
@@ -101,18 +129,61 @@ class RunFolder:
         """
         if resume and overwrite:
             raise InputError("--resume continues a run, --overwrite replaces it: give one of them")
-        started = self.path / "config.yaml"
-        if overwrite or not started.exists():
-            return
+        started = self.path / CONFIG
+        if not started.is_file():
+            return self._refuse_foreign()
+        if overwrite:
+            return self._refuse_foreign_config(started)
         if not resume:
             raise InputError(
-                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite, or set name="
+                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite, or set "
+                f"name={self._proposed_name()}"
             )
+        if differing := self._differing():
+            words = ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
+            raise InputError(
+                f"{started}: the run was started with {words}; --overwrite it or set another name={self._proposed_name()}"
+            )
+
+    def _differing(self) -> dict[str, tuple]:
+        """The settings that differ from those that the run was started with: before and now."""
         before, now = dict(flatten(self._started_with())), dict(flatten(self.config))
-        free = FREE_KEYS | ({"train.epochs"} if now["train.epochs"] > before["train.epochs"] else set())
-        differing = [f"{key}={before[key]} (now {now[key]})" for key in now if before[key] != now[key] and key not in free]
-        if differing:
-            raise InputError(f"{started}: the run was started with {', '.join(differing)}; --overwrite it or set another name=")
+        free = FREE_KEYS | ({"train.epochs"} if now["train.epochs"] > before.get("train.epochs", 0) else set())
+        return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key] and key not in free}
+
+    def _proposed_name(self) -> str:
+        """The name that a grid would give to what is asked for; nothing where it is what the folder holds, or that is no run."""
+        with suppress(InputError):
+            if changed := {key: now for key, (_, now) in self._differing().items()}:
+                return name_with(self.config.name, changed)
+        return ""
+
+    def _refuse_foreign(self):
+        """Refuse a folder that holds something and no run, and one within a dataset.
+
+        Raises:
+            InputError: naming what is there.
+        """
+        with reading(self.path):
+            foreign = sorted(set(os.listdir(self.path)) - self._own()) if self.path.is_dir() else []
+        if foreign:
+            raise InputError(
+                f"{self.path}: holds {foreign[0]} and no run ({CONFIG}), so nothing is written there or removed; set another name= "
+                "or runs="
+            )
+        if self.path.parent.resolve() == self.config.data.folder.resolve():
+            raise InputError(f"{self.path}: lies in the dataset; set runs= to another folder than data.root")
+
+    def _refuse_foreign_config(self, started: Path):
+        """Refuse to empty a folder whose configuration is not that of a run, though it may be one of an earlier version."""
+        pairs = read_yaml(started)
+        if not {"data", "train", "runs", "name"} <= pairs.keys():
+            raise InputError(f"{started}: not the configuration of a run, so --overwrite removes nothing; set another name=")
+
+    def _own(self) -> set[str]:
+        """What in the folder was made by a run, by name."""
+        own = {*FILES, *LOCKS, SCALARS, *(f"{name}.partial" for name in FILES)}
+        return own | {path.name for path in self.path.glob(".tmp??????") if path.is_file()}  # safetensors', killed
 
     def reserve(self):
         """Make the folder and hold it until `close`.
@@ -125,34 +196,47 @@ class RunFolder:
             raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or set another name=")
 
     def open(self, overwrite: bool, provenance: dict):
-        """Note what runs where and on what, and send the log to the folder too; to overwrite, empty the folder first."""
+        """Note what runs where and on what, and send the log to the folder too; to overwrite, remove the old run first.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
         self.reserve()
-        if overwrite:
-            self._empty()
-        (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
-        save_config(self.config, self.path / "config.yaml")
-        self._write_environment(provenance)
-        self._log = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        with writing(self.path):
+            if overwrite:
+                self._empty()
+            (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs
+            save_config(self.config, self.path / CONFIG)
+            self._write_environment(provenance)
+            self._log = RunLog(self.path / "train.log", encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("odmt").addHandler(self._log)
 
     def _empty(self):
-        """Delete the checkpoint first and the configuration last: killed in between, nothing is continued as what it is not."""
-        order = sorted(self.path.iterdir(), key=lambda path: (path == self.path / "config.yaml", path != self.last))
-        for path in order:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name not in LOCKS:
+        """Remove what a run has left, in the order of `FILES`, and nothing else."""
+        for name in FILES:
+            for path in (self.path / name, self.path / f"{name}.partial"):
+                path.unlink(missing_ok=True)
+        for path in self.path.glob(".tmp??????"):
+            path.unlink()
+        scalars = self.path / SCALARS
+        if scalars.is_dir() and not scalars.is_symlink():
+            for path in scalars.glob("events.out.tfevents.*"):
                 path.unlink()
+        if left := sorted(set(os.listdir(self.path)) - LOCKS - {SCALARS}):
+            log.info("%s: not made by a run and left there: %s", self.path, ", ".join(left[:5]))
 
     def _write_environment(self, provenance: dict):
         """Write environment.json; of a run that is continued, what it held before stays, under `before`."""
         path = self.path / "environment.json"
         now = environment() | provenance
         if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            now["before"] = [*earlier.pop("before", []), earlier]
-        write_text(path, json.dumps(now, indent=2) + "\n")
+            try:
+                earlier = read_json(path)
+                now["before"] = [*earlier.pop("before", []), earlier]
+            except (InputError, AttributeError, TypeError) as error:  # nothing of what is computed depends on it
+                log.warning("%s: written anew, what it said of earlier starts is lost (%s)", path, error)
+        write_text(path, json.dumps(now, indent=2) + "\n", AGAIN)
 
     def note(self, text: str):
         """Write to train.log alone what is shown elsewhere."""
@@ -162,32 +246,35 @@ class RunFolder:
     def close(self):
         """End what `open` began and let the folder go: the next run of this process has one of its own."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
             self._writer = None
         if self._log is not None:
             logging.getLogger("odmt").removeHandler(self._log)
-            self._log.close()
+            with suppress(OSError):  # of a full disk, which has been told
+                self._log.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history), AGAIN)
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
         """Write TensorBoard scalars, where TensorBoard is installed."""
         if SummaryWriter is None:
             return
-        if self._writer is None:
-            self._writer = SummaryWriter(self.path / "tensorboard", purge_step=epoch)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        with writing(self.path / SCALARS, AGAIN):
+            if self._writer is None:
+                self._writer = SummaryWriter(self.path / SCALARS, purge_step=epoch)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""
-        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n", AGAIN)
 
 
 def environment() -> dict:

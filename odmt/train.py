@@ -5,21 +5,23 @@ weights.
 """
 
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
+from odmt.checkpoint import ANEW, load_metadata, load_tensors, load_training, put_weights, save_tensors, save_training
 from odmt.cli import report_mistakes
 from odmt.config import RunConfig
 from odmt.config_files import config_help, load_config
-from odmt.distributed import barrier, in_main, open_world
+from odmt.distributed import in_main, open_world
 from odmt.errors import InputError
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
@@ -48,6 +50,7 @@ class Progress:
         scaler: state of the fp16 loss scaling.
         task: state of the task beyond weights and optimizer.
         basis: what the numbers depend on beside the configuration, by name (`Run.fingerprint`).
+        described: data and model in words, to tell what differs.
     """
 
     epoch: int = 0
@@ -56,6 +59,26 @@ class Progress:
     scaler: dict = field(default_factory=dict)
     task: dict = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
+    described: str = ""
+
+    @classmethod
+    def read(cls, metadata: dict, path: Path, selection: str) -> "Progress":
+        """Take a checkpoint's metadata for what they say, if they can be so.
+
+        Raises:
+            InputError: they cannot; naming the file.
+        """
+        try:
+            progress = cls(**metadata)
+            epochs, best = range(1, len(progress.history) + 1), progress.best_epoch
+            counted = [line["epoch"] for line in progress.history] == [*epochs] and type(best) is int and best in epochs
+            sound = counted and progress.epoch == len(epochs) and math.isfinite(progress.history[best - 1][selection])
+            dicts = all(isinstance(part, dict) for part in (progress.scaler, progress.task, progress.basis))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: not what a run notes ({error}); {ANEW}") from error
+        if not sound or not dicts:
+            raise InputError(f"{path}: epochs, metrics and best epoch do not fit together; {ANEW}")
+        return progress
 
     def best(self, selection: str) -> float:
         """The best value so far of the metric that selects."""
@@ -68,7 +91,7 @@ class Run:
     def __init__(self, trainer: Trainer, folder: RunFolder):
         self.trainer, self.task, self.folder = trainer, trainer.task, folder
         self.config, self.world = trainer.config, trainer.world
-        self.progress = Progress(basis=self.fingerprint())
+        self.progress = Progress(basis=self.fingerprint(), described=str(self.task))
         self._said: dict[str, float] = {}  # shares of ties that were told of
 
     def fingerprint(self) -> dict[str, str]:
@@ -87,20 +110,26 @@ class Run:
         """
         if not self.folder.last.exists():
             return
-        before, now = load_metadata(self.folder.last).get("basis", {}), self.progress.basis
+        noted, now = load_metadata(self.folder.last), self.progress.basis
+        before = Progress.read(noted, self.folder.last, self.config.selection).basis
         before = {key: RENAMED.get(value, value) for key, value in before.items()}
         # What an earlier version did not note cannot differ from what it noted.
-        if differing := [f"{key} {before[key]} (now {now.get(key)})" for key in before if before[key] != now.get(key)]:
-            raise InputError(
-                f"{self.folder.last}: trained with other {', '.join(differing)}; bring that back (data are now read from "
-                f"{self.config.data.folder}), --overwrite the run, or set another name="
+        if differing := [key for key in before if before[key] != now.get(key)]:
+            values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
+            words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
+            then = (
+                f"; then {noted['described']}; now {self.task}" if noted.get("described", str(self.task)) != str(self.task) else ""
             )
-        self.progress = Progress(**load_training(self.folder.last, self.trainer.model, self.trainer.optimizer))
-        self.progress.basis = now
+            raise InputError(
+                f"{self.folder.last}: trained with other {values}; bring that back (data are now read from "
+                f"{self.config.data.folder}), --overwrite the run, or set another name=. {words}{then}"
+            )
+        metadata = load_training(self.folder.last, self.trainer.model, self.trainer.optimizer)
+        self.progress = Progress.read(metadata, self.folder.last, self.config.selection)
+        self.progress.basis, self.progress.described = now, str(self.task)
         self.trainer.scaler.load_state_dict(self.progress.scaler)
         self.task.load_state_dict(self.progress.task)
-        if self.world.is_main:  # the run may have been killed between the checkpoint and what follows it
-            self._write_epoch()
+        in_main(self._write_epoch, self.world)  # the run may have been killed between the checkpoint and what follows it
 
     def fit(self):
         """Train epoch by epoch; every one is validated, checkpointed and logged.
@@ -125,7 +154,8 @@ class Run:
         except NonFiniteLossError as error:
             last = self.folder.last
             kept = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
-            raise NonFiniteLossError(f"{error}; {kept}. Try a smaller train.lr, or train.precision=fp32") from error
+            other = "" if self.trainer.precision.dtype == torch.float32 else ", or train.precision=fp32"
+            raise NonFiniteLossError(f"{error}; {kept}. Try a smaller train.lr{other}") from error
         trained = time.perf_counter()
         scorer = self.task.scorer()
         ranks = {split: self.trainer.rank(split, scorer) for split in self._splits()}
@@ -164,25 +194,28 @@ class Run:
         selection = self.config.selection
         if metrics[selection] > progress.best(selection):
             progress.best_epoch = progress.epoch
-        if self.world.is_main:
-            save_training(self.folder.last, self.trainer.model, self.trainer.optimizer, asdict(progress))
-            self._write_epoch()
-            self.folder.write_scalars(progress.epoch, metrics)
-            split, source, name = selection.split("/")
-            cutoff = name.partition("@")[2]
-            shown = " ".join(f"{kind}@{cutoff} {metrics[f'{split}/{source}/{kind}@{cutoff}']:.4f}" for kind in self._shown())
-            log.info(
-                "epoch %d/%d  loss %.4f  %s %s%s  (%.1f s + %.1f s)",
-                progress.epoch,
-                self.config.train.epochs,
-                metrics["train/loss"],
-                split,
-                shown,
-                " *" if progress.best_epoch == progress.epoch else "",
-                metrics["train_seconds"],
-                metrics["valid_seconds"],
-            )
-        barrier(self.world)
+        in_main(lambda: self._keep(metrics), self.world)
+
+    def _keep(self, metrics: dict[str, float]):
+        """Write the checkpoint and what follows from it, and log the epoch."""
+        progress, selection = self.progress, self.config.selection
+        save_training(self.folder.last, self.trainer.model, self.trainer.optimizer, asdict(progress))
+        self._write_epoch()
+        self.folder.write_scalars(progress.epoch, metrics)
+        split, source, name = selection.split("/")
+        cutoff = name.partition("@")[2]
+        shown = " ".join(f"{kind}@{cutoff} {metrics[f'{split}/{source}/{kind}@{cutoff}']:.4f}" for kind in self._shown())
+        log.info(
+            "epoch %d/%d  loss %.4f  %s %s%s  (%.1f s + %.1f s)",
+            progress.epoch,
+            self.config.train.epochs,
+            metrics["train/loss"],
+            split,
+            shown,
+            " *" if progress.best_epoch == progress.epoch else "",
+            metrics["train_seconds"],
+            metrics["valid_seconds"],
+        )
 
     def _shown(self) -> list[str]:
         """The metrics of an epoch's line in the log."""
@@ -198,7 +231,7 @@ class Run:
     def finish(self) -> dict:
         """Test the best epoch's weights, once; write the ranks, the training curve and the result."""
         weights, _ = load_tensors(self.folder.best)
-        self.trainer.model.load_state_dict(weights)
+        put_weights(self.trainer.model, weights, self.folder.best)
         scorer = self.task.scorer()
         ranks = self.trainer.rank("test", scorer)
         held_out, counts = self.task.held_out("test"), self.task.train_counts()
@@ -220,7 +253,8 @@ class Run:
         }
         if published := self.task.published(scorer, "test"):
             result["published"] = published
-        if self.world.is_main:
+
+        def write():
             tensors = {f"test/{source}": torch.from_numpy(rank) for source, rank in ranks.items()}
             tensors |= {"test/target": torch.from_numpy(held_out.items), "test/offsets": torch.from_numpy(held_out.offsets)}
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
@@ -228,7 +262,30 @@ class Run:
             draw_training_curve(self.folder.path, self.config.selection, {MOST_POPULAR: baseline})
             self.folder.write_result(result)
             self.folder.note(f"test, {result['test_users']} users:\n{result_table(result)}")
+
+        in_main(write, self.world)
         return result
+
+
+def _in_words(key: str, before: str, now: str | None) -> str:
+    """What differs between two starts of a run, for readers to whom a hash says nothing."""
+    name, _, kind = key.partition(" ")
+    match key, kind:
+        case "interactions", _:
+            return "interactions: the dataset's users, items, or their order are others"
+        case "processes", _:
+            return f"processes: a step sees train.batch_size users of each; start {before} again"
+        case "precision", _:
+            return f"precision: set train.precision as it was, {before}"
+        case "model", _:
+            return "model: it was made by another function"
+        case "labels", _:
+            return "labels: the items' categories are others"
+        case _, "features":
+            return f"{name} features: made by another encoder, or in another way"
+        case _, "content":
+            return f"{name} content: the items' features, or what they were made from, are others"
+    return f"{key}: it is another"
 
 
 def most_popular(task: Task, split: str) -> Ranks:

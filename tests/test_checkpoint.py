@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from odmt.checkpoint import load_tensors, load_training, save_tensors, save_training
+from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
 from odmt.errors import InputError
 from odmt.files import write_text
 
@@ -138,3 +139,69 @@ def test_training_continues_with_parameters_that_had_no_gradient_yet(tmp_path):
     assert torch.equal(other[0].weight, model[0].weight)
     assert len(other_optimizer.state_dict()["state"]) == 4
     train_steps(other, other_optimizer, 2, 3)
+
+
+def test_one_module_for_two_sources_is_saved_and_continued(tmp_path):
+    def make():
+        tower = nn.Linear(3, 3)
+        model = nn.Sequential(tower, nn.ReLU(), tower)
+        return model, torch.optim.AdamW(model.parameters(), 1e-2)
+
+    model, optimizer = make()
+    train_steps(model, optimizer, 0, 2)
+    save_training(tmp_path / "last.safetensors", model, optimizer, {})
+    other, other_optimizer = make()
+    load_training(tmp_path / "last.safetensors", other, other_optimizer)
+    for trained, its_optimizer in ((model, optimizer), (other, other_optimizer)):
+        train_steps(trained, its_optimizer, 2, 4)
+    assert torch.equal(other[0].weight, model[0].weight)
+    assert other[0].weight is other[2].weight
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "best.safetensors"
+    save_tensors(path, {"x": torch.ones(100), "y": torch.zeros(3, dtype=torch.bfloat16)}, {"epoch": 12})
+    whole = path.read_bytes()
+    places = [whole.index(b"12}"), len(whole) - 1, len(whole) - 200, whole.index(b"xxh3") + 9]
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"best.safetensors: cannot be read as a checkpoint: .*; train the run anew"):
+            load_tensors(path)
+
+
+def test_files_without_a_checksum_are_read(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"metadata": '{"epoch": 1}'})
+    tensors, metadata = load_tensors(tmp_path / "old.safetensors")
+    assert tensors["x"].tolist() == [1, 1]
+    assert metadata == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("model.0.bias"), "the weights of another model, which differ by 0.bias"),
+        (lambda tensors: tensors.update({"model.9.weight": torch.ones(1)}), "the weights of another model, which differ by 9"),
+        (lambda tensors: tensors.update({"model.0.bias": torch.ones(5)}), r"0.bias is \(5,\), and the model's is \(4,\)"),
+        (lambda tensors: tensors["model.0.bias"].fill_(float("nan")), "0.bias holds values that are not finite"),
+        (lambda tensors: tensors.update({"optimizer.exp_avg.9": torch.ones(1)}), "optimizer.exp_avg.9 fits no parameter"),
+        (lambda tensors: tensors.update({"optimizer.exp_avg.0.bias": torch.ones(9)}), "optimizer.exp_avg.0.bias fits no"),
+    ],
+)
+def test_weights_of_another_model_are_named(tmp_path, change, message):
+    path = tmp_path / "last.safetensors"
+    model, optimizer = make_training(1)
+    train_steps(model, optimizer, 0, 1)
+    save_training(path, model, optimizer, {})
+    tensors, metadata = load_tensors(path)
+    change(tensors)
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(InputError, match=message):
+        load_training(path, *make_training(2))
+
+
+@pytest.mark.parametrize("metadata", [b"[]", b"3", b"{", b"null", b"9" * 5000])
+def test_metadata_that_are_no_mapping(tmp_path, metadata):
+    path = tmp_path / "last.safetensors"
+    save_file({"x": torch.ones(2)}, path, metadata={"metadata": metadata.decode()})
+    with pytest.raises(InputError, match=r"last.safetensors: cannot be read as a checkpoint"):
+        load_metadata(path)

@@ -1,6 +1,7 @@
 """A run's folder: what may be continued, what is noted, scalars for TensorBoard."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
-from odmt.run_folder import FREE_KEYS, RunFolder, environment
+from odmt.run_folder import FILES, FREE_KEYS, RunFolder, environment
 
 
 @pytest.fixture
@@ -98,3 +99,103 @@ def test_tensorboard_scalars(folder):
     events = accumulator.EventAccumulator(str(run.path / "tensorboard")).Reload()
     scalars = events.Scalars("valid/fused/recall@10")
     assert [(scalar.step, scalar.value) for scalar in scalars] == [(1, 0.5), (2, 0.25)]
+
+
+@pytest.mark.parametrize("foreign", ["dataset", "runs", "notes"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_holds_no_run_is_left_as_it_is(folder, tmp_path, foreign, overwrite):
+    """Whatever it holds: a dataset, other runs, notes of somebody."""
+    run = folder()
+    inside = {"dataset": "items.tsv", "runs": "a/config.yaml", "notes": "notes.txt"}[foreign]
+    (run.path / inside).parent.mkdir(parents=True)
+    (run.path / inside).write_text("mine")
+    with pytest.raises(InputError, match=r"holds (items.tsv|a|notes.txt) and no run \(config.yaml\), so nothing is written there"):
+        run.check(resume=False, overwrite=overwrite)
+    assert (run.path / inside).read_text() == "mine"
+
+
+def test_a_config_yaml_of_something_else_is_not_overwritten(folder):
+    run = folder()
+    run.path.mkdir(parents=True)
+    (run.path / "config.yaml").write_text("architectures: [BertModel]\n")
+    with pytest.raises(InputError, match=r"config.yaml: not the configuration of a run, so --overwrite removes nothing"):
+        run.check(resume=False, overwrite=True)
+
+
+def test_overwriting_removes_what_a_run_makes_and_nothing_else(folder):
+    run = folder()
+    run.open(overwrite=False, provenance={})
+    run.close()
+    theirs = {"notes.txt", "figures", "model.safetensors"}
+    for name in [*FILES, *(f"{name}.partial" for name in FILES), ".tmpAb12Cd", *theirs - {"figures"}]:
+        if name != "config.yaml":
+            (run.path / name).write_text("x")
+    (run.path / "figures").mkdir()
+    (run.path / "tensorboard").mkdir()
+    (run.path / "tensorboard" / "events.out.tfevents.1").write_text("x")
+    (run.path / "tensorboard" / "mine").write_text("x")
+    again = folder("train.lr=0.5")
+    again.check(resume=False, overwrite=True)
+    again.open(overwrite=True, provenance={})
+    again.close()
+    made = {"config.yaml", "environment.json", "train.log", "lock"}
+    assert {path.name for path in run.path.iterdir()} == made | theirs | {"tensorboard"}
+    assert [path.name for path in (run.path / "tensorboard").iterdir()] == ["mine"]
+
+
+def test_a_run_does_not_lie_in_the_dataset(tmp_path):
+    (tmp_path / "demo").mkdir()
+    config = load_config([f"runs={tmp_path}", f"data.root={tmp_path}/../{tmp_path.name}"])
+    with pytest.raises(InputError, match=r"demo/odmt: lies in the dataset; set runs= to another folder than data.root"):
+        RunFolder(config).check(resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"epochs": 5', b"\xff\xfe", b"[1]", b"9" * 5000, b"[" * 100_000])
+def test_a_damaged_result_is_named_with_a_remedy(folder, content):
+    run = folder()
+    run.open(overwrite=False, provenance={})
+    run.close()
+    (run.path / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"result.json: .*; remove it, and --resume tests the run again"):
+        run.result()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"before"', b"\xff", b"[]", b'{"before": 3}'])
+def test_a_damaged_environment_is_written_anew(folder, content, caplog):
+    run = folder()
+    run.path.mkdir(parents=True)
+    (run.path / "environment.json").write_bytes(content)
+    run.open(overwrite=False, provenance={"encoders": {}})
+    run.close()
+    assert "environment.json: written anew, what it said of earlier starts is lost" in caplog.text
+    assert json.loads((run.path / "environment.json").read_text())["encoders"] == {}
+
+
+def test_a_run_of_another_seed_is_proposed_a_name(folder):
+    started = folder()
+    started.open(overwrite=False, provenance={})
+    started.close()
+    with pytest.raises(InputError, match=r"or set name=odmt,seed-2$"):
+        folder("train.seed=2").check(resume=False, overwrite=False)
+    with pytest.raises(InputError, match=r"set another name=odmt,lr-0.001,seed-2$"):
+        folder("train.seed=2", "train.lr=1e-3").check(resume=True, overwrite=False)
+    with pytest.raises(InputError, match=r"or set name=$"):
+        folder().check(resume=False, overwrite=False)
+
+
+def test_a_run_goes_on_where_its_folder_lies_now(folder, tmp_path):
+    started = folder()
+    started.open(overwrite=False, provenance={})
+    started.close()
+    shutil.copytree(started.path, started.path.with_name("copy"))
+    shutil.copytree(started.path, tmp_path / "elsewhere" / "demo" / "mine")
+    shutil.copytree(started.path, tmp_path / "archive" / "mine")
+    assert load_config([str(started.path / "config.yaml")]).folder == started.path
+    for lies in (started.path.with_name("copy"), tmp_path / "elsewhere" / "demo" / "mine"):
+        moved = RunFolder(load_config([str(lies / "config.yaml")]))
+        assert moved.path == lies
+        moved.check(resume=True, overwrite=False)
+    named = load_config([str(started.path.with_name("copy") / "config.yaml"), "name=third"])
+    assert named.folder == started.path.with_name("third")
+    with pytest.raises(InputError, match=r"its run began in .*/demo/odmt and .*: move it to .*/archive/demo/mine"):
+        load_config([str(tmp_path / "archive" / "mine" / "config.yaml")])

@@ -294,11 +294,14 @@ def test_an_existing_run_is_not_touched(finished):
 
 def test_overwrite_starts_anew(arguments, tmp_path):
     train(load_config(arguments("train.epochs=2", "train.seed=5")))
-    (tmp_path / "ring" / "run" / "old").touch()
+    old = tmp_path / "ring" / "run" / "old.safetensors"
+    for path in (old, old.with_name("ranks.safetensors"), old.with_name("best.safetensors.partial")):
+        path.write_text("left from before")
     train(load_config(arguments()), overwrite=True)
     train(load_config(arguments("name=fresh")))
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "fresh")
-    assert not (tmp_path / "ring" / "run" / "old").exists()
+    assert old.read_text() == "left from before", "no run makes such a file, so none removes it"
+    assert not old.with_name("best.safetensors.partial").exists()
 
 
 def test_a_run_belongs_to_one_process_at_a_time(arguments, tmp_path):

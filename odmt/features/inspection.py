@@ -146,11 +146,8 @@ def contact_sheet(cells: list[Cell], shown: np.ndarray, neighbours: dict[str, np
 
 
 def _save(figure: Figure, path: Path):
-    try:
-        with written_whole(path) as partial:
-            figure.savefig(partial, format="png", dpi=100)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); name another file with --out") from error
+    with written_whole(path, "or name another file with --out") as partial:
+        figure.savefig(partial, format="png", dpi=100)
 
 
 def _draw(axis: Axes, cell: Cell, heading: str, fonts: list[str]):

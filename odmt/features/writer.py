@@ -206,7 +206,7 @@ def open_for_reading(path: Path) -> Shard:
 def _open_for_writing(path: Path) -> Shard:
     if not path.exists():
         # Readers never see a file without its tables.
-        with _explained(path), written_whole(path) as partial:
+        with written_whole(path) as partial, _explained(path):
             partial.unlink(missing_ok=True)
             Shard(partial, map_size=INITIAL_MAP_BYTES).env.close()
             partial.with_name(partial.name + "-lock").unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """What a trial is: configuration files, values on top of them, and the name and folder that follow from both."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from odmt.config import RunConfig
-from odmt.config_files import flatten, load_config, valid_keys
+from odmt.config_files import flatten, in_yaml, load_config, name_with, valid_keys
 from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
 PLACES = FREE_KEYS | {"family", "data.dataset", "name"}  # keys that say what runs where, not what is tried
@@ -32,7 +31,7 @@ class Trial:
         """The files' name and every value that differs from theirs, `odmt,dim-128,lr-0.001`: one name for one configuration."""
         base = _settings(self.configs)
         changed = [key for key in valid_keys(self.family) if key in self.point and self.point[key] != base[key]]
-        return ",".join([self._place("name"), *(f"{key.rpartition('.')[2]}-{_in_name(self.point[key])}" for key in changed)])
+        return name_with(self._place("name"), {key: self.point[key] for key in changed})
 
     @property
     def family(self) -> str:
@@ -69,7 +68,7 @@ class Trial:
     @property
     def args(self) -> list[str]:
         """What `odmt.train` is told."""
-        pairs = [f"{key}={_in_yaml(value)}" for key, value in self.overrides.items() if key != "name"]
+        pairs = [f"{key}={in_yaml(value)}" for key, value in self.overrides.items() if key != "name"]
         return [*self.configs, *pairs, f"name={self.name}"]
 
     def command(self, num_processes: int = 1) -> list[str]:
@@ -112,13 +111,3 @@ def _load(args: tuple[str, ...]) -> RunConfig:
 @cache
 def _settings(configs: tuple[str, ...]) -> dict[str, object]:
     return dict(flatten(load_config(list(configs))))
-
-
-def _in_yaml(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _in_name(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "+".join(map(_in_name, value))
-    return f"{value:.12g}" if isinstance(value, float) else _in_yaml(value)

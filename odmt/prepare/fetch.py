@@ -179,7 +179,7 @@ class ImageFetcher:
 
     def _store(self, item: str, content: bytes) -> Path:
         path = self.folder / f"{item}{check_image(content)}"
-        with written_whole(path) as partial:
+        with written_whole(path, durable=False) as partial:
             partial.write_bytes(content)
         return path
 
