@@ -18,9 +18,10 @@ from checkpoints import write_bert, write_clip
 from mounts import make_read_only, need_mounts, own_mounts
 from PIL import Image
 from tqdm import tqdm
+from transformers import CLIPImageProcessorPil
 
 from odmt.errors import InputError
-from odmt.features.encoders import ImageEncoder, TextEncoder
+from odmt.features.encoders import ImageEncoder, TextEncoder, TextForm
 from odmt.features.extraction import extract_features, fill_store
 from odmt.features.images import decode
 from odmt.features.modalities import ImageModality
@@ -398,6 +399,50 @@ def test_placeholders_are_bad_and_shared_pictures_are_said(tmp_path, job, capsys
     assert said in capsys.readouterr().out
 
 
+def test_images_that_go_away_are_not_called_missing(dataset, job):
+    items = [f"item{n}" for n in range(NUM_ITEMS)]
+    images = ImageModality(dataset / "images", items, ImageEncoder(job["image_encoder"], CPU), 0)
+    (dataset / "images").rename(dataset / "elsewhere")
+    with pytest.raises(InputError, match="images: the folder is gone"):
+        fill_store(dataset / "features" / "image", images, items, 4, "drop")
+    (dataset / "elsewhere").rename(dataset / "images")
+    extract_features(dataset, **job, bad_images="drop")
+    assert listed(dataset) == {}
+
+
+def test_the_checkpoints_own_preprocessing_and_sentence_means(dataset, job, tmp_path, capsys):
+    for name in ("image_encoder", "text_encoder"):
+        job[name] = str(shutil.copytree(job[name], tmp_path / name))
+    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(job["image_encoder"])
+    (dataset / "images" / "item7.png").write_text("broken")
+    job |= {
+        "image_preprocessing": "own",
+        "first_token": "mean",
+        "text_prefix": "query: ",
+        "lower_case": "no",
+        "bad_images": "blank",
+    }
+    extract_features(dataset, **{**job, "num_workers": 2})
+    once = content(dataset)
+    encoder = ImageEncoder(job["image_encoder"], CPU, "own")
+    with Image.open(dataset / "images" / "item17.png") as image, FeatureStore(dataset / "features" / "image") as store:
+        (alone,) = encoder.encode([encoder.process(image.convert("RGB"))])
+        np.testing.assert_allclose(store.read("item17"), alone, rtol=2e-3, atol=2e-3)
+        (black,) = encoder.encode([encoder.process(Image.new("RGB", (32, 32)))])
+        np.testing.assert_allclose(store.read("item7"), black, rtol=2e-3, atol=2e-3)
+    with FeatureStore(dataset / "features" / "text") as store:
+        form = TextForm(30, "mean", "query: ", "no")
+        (alone,) = TextEncoder(job["text_encoder"], form, CPU).encode(["Red shirt 17 long long Blue"])
+        np.testing.assert_allclose(store.read("item17"), alone, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(alone[0], alone[1:].astype(np.float32).mean(0), rtol=2e-3, atol=2e-3)
+    capsys.readouterr()
+    extract_features(dataset, **job)
+    assert capsys.readouterr().out.count("0 were not there yet") == 2
+    assert content(dataset) == once
+    with pytest.raises(InputError, match="--shrink-jpegs fits images to the paper's square"):
+        extract_features(dataset, **job, shrink_jpegs=True)
+
+
 def test_a_decoding_process_that_is_killed_ends_the_run(dataset, job, monkeypatch):
     monkeypatch.setattr("odmt.features.images.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(InputError, match=r"killed by SIGKILL.*--num-workers 0.*--shm-size.*continues"):
@@ -494,6 +539,34 @@ def test_verification_finds_damage(dataset, job):
     extract_features(dataset, **job)
     with pytest.raises(InputError, match="'item11' are damaged"):
         extract_features(dataset, **job, verify=True)
+
+
+def rank_of(pid: str) -> str | None:
+    try:
+        variables = dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)
+    except OSError:  # it has ended
+        return None
+    return variables.get("RANK")
+
+
+def test_one_of_two_processes_is_killed(dataset, job, uninterrupted):
+    options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (dataset / "features" / "image" / "shard-00001.lmdb").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (victim,) = [pid for pid in children if rank_of(pid) == "1"]
+        os.kill(int(victim), signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Signal 9 (SIGKILL) received" in said
+    extract_features(dataset, **job, verify=True)
+    for modality, store in content(dataset).items():
+        assert store["records"] == uninterrupted[modality]["records"]
+        assert store["features"].keys() == uninterrupted[modality]["features"].keys()
 
 
 def test_two_processes_write_two_shards_of_one_store(dataset, job, uninterrupted):

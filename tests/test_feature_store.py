@@ -15,7 +15,7 @@ import torch
 from odmt.errors import InputError
 from odmt.features.store import FeatureStore, Header, Record
 from odmt.features.tables import ResidentTable, StoredTable
-from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, read_records, write_lists
+from odmt.features.writer import LISTS, FeatureWriter, check_names, claim_folder, discard, read_records, write_lists
 
 WIDTH = 4
 HEADER = Header("text", "some/encoder", "abc", "last", WIDTH, 30, "lower-cased")
@@ -75,6 +75,27 @@ def test_damage_is_noticed(tmp_path):
     np.testing.assert_array_equal(store.read("good"), tokens(1, 2))
     with pytest.raises(InputError, match="'bad' are damaged"):
         store.read("bad")
+
+
+def test_damaged_records_are_named(tmp_path):
+    fill(tmp_path, {"good": tokens(1), "bad": tokens(2)})
+    path = tmp_path / "shard-00000.lmdb"
+    content = path.read_bytes()
+    for damaged in (b"source\tstorex", b"source stored", b"source\tstor\xff\xff"):
+        path.write_bytes(content.replace(b"source\tstored", damaged, 1))
+        with pytest.raises(InputError, match=r"shard-00000\.lmdb: the record of item '(good|bad)' is damaged"):
+            read_records(tmp_path)
+        with FeatureStore(tmp_path) as store, pytest.raises(InputError, match="is damaged"):
+            store.content_fingerprint()
+
+
+def test_names_that_are_no_keys(tmp_path):
+    fill(tmp_path, {"a": tokens(1)})
+    check_names(["a" * 511])
+    with pytest.raises(InputError, match="a name of 512 bytes, 511 are the most"):
+        check_names(["a", "ü" * 256])
+    with FeatureStore(tmp_path) as store, pytest.raises(InputError, match="no features of item"):
+        store.read("x" * 600)
 
 
 def test_file_that_was_cut_off_is_refused(tmp_path):

@@ -259,6 +259,12 @@ def test_files_of_other_kinds_are_no_images_of_items(tmp_path):
     assert find_images(tmp_path, ["a"])["a"].name == "a.jpeg"
 
 
+def test_a_folder_that_cannot_be_read(tmp_path):
+    (tmp_path / "images").symlink_to("images")
+    with pytest.raises(InputError, match="images: cannot be read"):
+        find_images(tmp_path / "images", ["a"])
+
+
 def test_shared_pictures_are_counted(tmp_path):
     for number in range(6):
         (tmp_path / f"i{number}.png").write_bytes(b"dot" if number < 3 else b"two" if number < 5 else b"own")

@@ -121,6 +121,11 @@ def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_where_memory_runs_out_they_go_first():
+    scores = list(map_ahead(lambda number: Path("/proc/self/oom_score_adj").read_text(), 1, 1))
+    assert scores == ["500\n"]
+
+
 def test_no_shared_memory_is_needed(capfd):
     need_mounts()
     child = os.fork()

@@ -28,6 +28,7 @@ from odmt.features.text_encoders import FirstToken, LowerCase, TextEncoder, Text
 from odmt.features.writer import (
     LISTS,
     FeatureWriter,
+    check_names,
     claim_folder,
     discard,
     exclusive,
@@ -92,6 +93,7 @@ def extract_features(
     """
     dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv", lower_case=False)
+    check_names(item_ids)
     images = dataset / "images"
     here = choose_device(device)
     if shrink_jpegs and image_preprocessing == "own":

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from odmt.errors import InputError
 from odmt.features.processes import map_ahead
+from odmt.files import reading
 from odmt.prefetch import prefetch
 
 MIN_SIDE = 8  # pixels; shops answer with an image of one pixel where they have none
@@ -48,7 +49,7 @@ def find_images(folder: Path, item_ids: list[str]) -> dict[str, Path | None]:
     """
     found: dict[str, Path | None] = dict.fromkeys(item_ids)
     suffixes = image_suffixes()
-    with os.scandir(folder) as entries:
+    with reading(folder), os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry)
             item_id = path.stem if path.suffix.lower() in suffixes else path.name

@@ -13,13 +13,12 @@ from jsonargparse.typing import PositiveInt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
-from odmt.features.images import find_images
+from odmt.features.images import find_images, open_image, to_rgb
 from odmt.features.item_table import read_items
 from odmt.features.store import FeatureStore, shard_paths
 from odmt.features.writer import LISTS
@@ -103,7 +102,7 @@ def describe(store: FeatureStore, item_ids: list[str]) -> str:
     ]
     for name in LISTS.values():
         if (path := store.folder / name).exists():
-            rows.append((name, f"{len(path.read_text(encoding='utf-8').splitlines()):,} items"))
+            rows.append((name, f"{len(path.read_bytes().splitlines()):,} items"))
     return tabulate(rows, tablefmt="plain")
 
 
@@ -156,9 +155,10 @@ def _draw(axis: Axes, cell: Cell, heading: str, fonts: list[str]):
     axis.set_title(heading, fontsize=9)
     if cell.image is not None:
         try:
-            with Image.open(cell.image) as image:
+            with open_image(cell.image) as opened:
+                image = to_rgb(opened)
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
-                axis.imshow(np.asarray(image.convert("RGB")))
+                axis.imshow(np.asarray(image))
         except Exception as error:  # as in odmt.features.images: a broken file, which extraction lists with its reason
             axis.text(0.5, 0.5, type(error).__name__, ha="center", transform=axis.transAxes, fontsize=8)
     lines = textwrap.wrap(f"{cell.item_id}: {cell.text}", 26, max_lines=4, placeholder=" …")

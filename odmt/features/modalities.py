@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xxhash
 
+from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.image_encoders import Arrays
 from odmt.features.images import DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
@@ -49,6 +50,7 @@ class ImageModality:
         self._encoder = encoder
         self._num_workers = num_workers
         self._shrink_jpegs = shrink_jpegs
+        self._folder = folder
         self._paths = find_images(folder, item_ids)
         self._looks = {item_id: _look(path) for item_id, path in self._paths.items()}
 
@@ -80,7 +82,10 @@ class ImageModality:
         paths = [[self._paths[item_id] for item_id in batch] for batch in batches]
         process = self._encoder.process if self._encoder.preprocessing == "own" else None
         images = DecodedBatches(paths, self._encoder.image_size, self._shrink_jpegs, process)
-        yield from load_batches(images, self._num_workers, pin_memory=self._encoder.device.type == "cuda")
+        for batch, bad in load_batches(images, self._num_workers, pin_memory=self._encoder.device.type == "cuda"):
+            if bad and not self._folder.is_dir():
+                raise InputError(f"{self._folder}: the folder is gone; bring it back and start the same command again")
+            yield batch, bad
 
 
 def _look(path: Path | None) -> str:

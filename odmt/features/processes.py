@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -60,6 +62,8 @@ def _work(function: Callable[[int], object], numbers: Sequence[int], sender: Con
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # those of the process that this one was forked from are not here
+    with suppress(OSError):  # where memory runs out, let this process go rather than the one that can say so
+        Path("/proc/self/oom_score_adj").write_text("500")
     for receiver in receivers:  # this process's copies: only the receiving process may keep them open
         receiver.close()
     try:

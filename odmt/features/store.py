@@ -13,9 +13,10 @@ import json
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import lmdb
 import numpy as np
@@ -150,8 +151,15 @@ class Record:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "Record":
-        """The inverse of `to_bytes`."""
-        return cls(*bytes(value).decode().split("\t"))
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError, TypeError: it is not what was written.
+        """
+        record = cls(*bytes(value).decode().split("\t"))
+        if record.fate not in get_args(Fate):
+            raise ValueError(f"fate {record.fate!r}")
+        return record
 
 
 class FeatureStore:
@@ -207,7 +215,7 @@ class FeatureStore:
         """
         key = item_id.encode()
         for shard in self._shards:
-            with shard.env.begin(db=shard.features, buffers=True) as transaction:
+            with shard.explained(), shard.env.begin(db=shard.features, buffers=True) as transaction:
                 value = transaction.get(key)
                 if value is not None:
                     return shard.decode(item_id, value, self.header)
@@ -229,7 +237,7 @@ class FeatureStore:
     def _num_bytes(self, item_id: str) -> int | None:
         key = item_id.encode()
         for shard in self._shards:
-            with shard.env.begin(db=shard.features, buffers=True) as transaction:
+            with shard.explained(), shard.env.begin(db=shard.features, buffers=True) as transaction:
                 value = transaction.get(key)
                 if value is not None:
                     return len(value)
@@ -262,7 +270,7 @@ class Shard:
 
     def header(self) -> Header | None:
         """What this file was written with; None where an earlier version wrote it."""
-        with self.env.begin() as transaction:
+        with self.explained(), self.env.begin() as transaction:
             text = transaction.get(HEADER_KEY)
         try:
             return None if text is None else Header.from_json(text)
@@ -285,7 +293,7 @@ class Shard:
 
     def read_features(self, header: Header) -> Iterator[tuple[str, np.ndarray]]:
         """Yield item ids and their tokens [T, W], comparing checksums."""
-        with self.env.begin(db=self.features, buffers=True) as transaction:
+        with self.explained(), self.env.begin(db=self.features, buffers=True) as transaction:
             for key, value in transaction.cursor():
                 item_id = bytes(key).decode()
                 yield item_id, self.decode(item_id, value, header)
@@ -314,16 +322,35 @@ class Shard:
                 f"{self.path.parent} and extract again"
             )
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what LMDB finds wrong with the file into an `InputError` that names it."""
+        try:
+            yield
+        except lmdb.Error as error:
+            raise InputError(f"{self.path}: cannot be read: {error}; remove the file and extract again") from error
+
     def num_items(self) -> int:
         """Items that have features here."""
-        with self.env.begin() as transaction:
+        with self.explained(), self.env.begin() as transaction:
             return transaction.stat(self.features)["entries"]
 
     def read_records(self) -> Iterator[tuple[str, Record]]:
-        """Yield item ids and their records."""
-        with self.env.begin(db=self.records) as transaction:
+        """Yield item ids and their records.
+
+        Raises:
+            InputError: one is not what was written.
+        """
+        with self.explained(), self.env.begin(db=self.records) as transaction:
             for key, value in transaction.cursor():
-                yield key.decode(), Record.from_bytes(value)
+                try:
+                    entry = key.decode(), Record.from_bytes(value)
+                except (ValueError, TypeError) as error:
+                    item_id = key.decode(errors="replace")
+                    raise InputError(
+                        f"{self.path}: the record of item {item_id!r} is damaged ({error}); remove the file and extract again"
+                    ) from error
+                yield entry
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from odmt.errors import InputError
 from odmt.features.items import Tokens
 from odmt.features.store import IMPORTED, FeatureStore
+from odmt.files import reading
 
 log = logging.getLogger(__name__)
 
@@ -189,8 +190,15 @@ def feature_fingerprints(tables: Mapping[str, FeatureTable]) -> dict[str, str]:
 
 def left_out_items(folder: Path) -> set[str]:
     """Names of the items that feature extraction dropped, for whatever model: all see the same dataset."""
-    listings = [path.read_text(encoding="utf-8") for path in folder.glob("features/*/dropped.tsv")]
-    return {line.split("\t")[0] for listing in listings for line in listing.splitlines()}
+    dropped: set[str] = set()
+    for path in folder.glob("features/*/dropped.tsv"):
+        try:
+            with reading(path):
+                text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not UTF-8; scripts/extract_features.py writes it anew") from None
+        dropped |= {line.split("\t")[0] for line in text.splitlines()}
+    return dropped
 
 
 def gather_features(tables: Mapping[str, FeatureTable], numbers: Tensor) -> dict[str, Tokens]:

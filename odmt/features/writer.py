@@ -21,9 +21,19 @@ from odmt.files import write_text, written_whole
 INITIAL_MAP_BYTES = 1 << 26
 
 LOCK = "extraction.lock"
+MAX_NAME_BYTES = 511
 
 # The file that lists the items of a fate other than `stored`, a line each: item<TAB>reason.
 LISTS = {"stop": "bad_images.tsv", "drop": "dropped.tsv", "blank": "blank.tsv"}
+
+
+def check_names(item_ids: Collection[str]):
+    """Refuse items whose names are longer than a key of LMDB."""
+    if too_long := [item_id for item_id in item_ids if len(item_id.encode()) > MAX_NAME_BYTES]:
+        raise InputError(
+            f"item {too_long[0][:40]!r}...: a name of {len(too_long[0].encode())} bytes, {MAX_NAME_BYTES} are the most; shorten it "
+            "in items.tsv and wherever it is used"
+        )
 
 
 class FeatureWriter:
@@ -191,7 +201,7 @@ def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, 
 
 def _write_list(path: Path, text: str):
     """Bring a list up to date; what is right already is left alone, so that a read-only folder can be looked through."""
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     if text and text != old:
         write_text(path, text)
     elif not text and path.exists():
