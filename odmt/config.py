@@ -4,9 +4,10 @@ A family's tree (`odmt.sequential.config`) is made of these and its own; `odmt.c
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from odmt.errors import InputError
 
@@ -126,7 +127,12 @@ class RunConfig(ABC):
         evaluation: what is measured.
         runs: folder of all run folders; this run's is RUNS/DATASET/NAME.
         name: name of the run.
+        tables: files of a dataset's interactions, one of which a dataset must have.
+        one_process: why a run cannot be dealt out to several processes; empty where it can.
     """
+
+    tables: ClassVar[tuple[str, ...]]
+    one_process: ClassVar[str] = ""
 
     family: str
     data: DataConfig
@@ -152,6 +158,31 @@ class RunConfig(ABC):
         """The metric that chooses the best epoch and the best run, SPLIT/SOURCE/NAME@CUTOFF."""
 
     @property
+    @abstractmethod
+    def needs(self) -> list[str]:
+        """What is read of the items: `text` and `image`, whose features the dataset must have, and `labels`."""
+
+    @abstractmethod
+    def described_by(self, available: Collection[str]) -> dict[str, object]:
+        """Settings under which items are described by what a dataset has of `text` and `image`; {} where it has all of them.
+
+        Raises:
+            InputError: nothing would be left.
+        """
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.runs) / self.data.dataset / self.name
+
+
+def left_of(key: str, wanted: list[str], available: Collection[str]) -> dict[str, object]:
+    """What is left of a list of sources on a dataset, as a setting; {} where all are.
+
+    Raises:
+        InputError: none is left.
+    """
+    left = [source for source in wanted if source in available]
+    if wanted and not left:
+        raise InputError(f"the dataset has no {' and no '.join(wanted)}")
+    return {} if left == wanted else {key: left}

@@ -16,7 +16,8 @@ from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.features.items import Items, to_device
 from odmt.features.tables import gather_features
-from odmt.report.rows import OWN_ROWS, ROWS, Row
+from odmt.report.odmt_paper import REPORTS
+from odmt.report.rows import Row
 from odmt.sequential.batches import Sequences
 from odmt.sequential.config import Config
 from odmt.sequential.losses import fuse
@@ -32,13 +33,13 @@ SETTINGS = (f"data.max_seq_len={MAX_SEQ_LEN}", "model.dim=24", "train.lr=0.005",
 def distinct(*names: str) -> list[Row]:
     """The models of some tables and figures; Table 4's temperatures and Figure 2's curve make no other model."""
     found: dict[tuple, Row] = {}
-    for row in (row for name in names for row in (ROWS | OWN_ROWS)[name]):
+    for row in (row for name in names for row in REPORTS[name].rows):
         found.setdefault((row.model, *(pair for pair in row.overrides if pair.startswith("model."))), row)
     return list(found.values())
 
 
 TABLES = ("table2", "table3", "table4")
-EVERY_MODEL = pytest.mark.parametrize("row", distinct(*ROWS, *OWN_ROWS), ids=lambda row: row.key)
+EVERY_MODEL = pytest.mark.parametrize("row", distinct(*REPORTS), ids=lambda row: row.key)
 EVERY_ROW = pytest.mark.parametrize("row", distinct(*TABLES), ids=lambda row: row.key)
 ROWS_AND_BACKBONES = distinct(*TABLES, "figure5", "sgfd_towers")
 EVERY_ROW_AND_BACKBONE = pytest.mark.parametrize("row", ROWS_AND_BACKBONES, ids=lambda row: row.key)

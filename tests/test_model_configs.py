@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from graph_dataset import write_pairs
 
 from odmt.config_files import flatten, load_config
+from odmt.distributed import World
 from odmt.errors import InputError
+from odmt.families import config_class
+from odmt.features.extractors import SgfdExtractor
+from odmt.report.sgfd_paper import quoted_table2
 from odmt.sequential.config import Config
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.gru4rec import GRU4Rec
@@ -16,9 +21,18 @@ from odmt.sequential.models.nextitnet import NextItNet
 from odmt.sequential.models.recommender import FDSA, Recommender
 from odmt.sequential.models.sasrec import SASRec
 from odmt.sequential.models.towers import ClsTower, EarlyFusion, IdEmbedding, MoEAdaptor, ProjectedId, TransformerTower
+from odmt.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
+FAMILY = {name: load_config([str(path)]).family for name, path in MODELS.items()}
+SEQUENTIAL, GRAPH = ([name for name in MODELS if FAMILY[name] == family] for family in ("sequential", "graph"))
+DATASETS = {
+    "sequential": ("arts", "office", "hm", "stream", "demo"),
+    "graph": ("sgfd-office", "sgfd-clothing", "sgfd-toys-games", "demo-graph"),
+}
+PLACES = {"Office": "sgfd-office", "Clothing": "sgfd-clothing", "Toys": "sgfd-toys-games"}
+BASELINES = ("lightgcn", "bprmf")
 WIDTH, NUM_ITEMS = 8, 5
 
 
@@ -32,35 +46,67 @@ def model(name: str, *overrides: str, dim: int = 24) -> Recommender:
     return build(load_config([str(MODELS[name]), *overrides]), dim)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SEQUENTIAL)
 def test_every_file_builds_a_model_of_its_name(name):
     config = load_config([str(MODELS[name])])
     assert config.name == name
     assert sum(parameter.numel() for parameter in build(config).parameters()) > 0
 
 
-@pytest.mark.parametrize("dataset", ["arts", "office", "hm", "stream", "demo"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", GRAPH)
+def test_every_graph_file_builds_a_model_of_its_name(name, tmp_path):
+    write_pairs(tmp_path / "pairs")
+    places = [f"data.root={tmp_path}", "data.dataset=pairs", "model.dim=8", "train.device=cpu"]
+    config = load_config([str(MODELS[name]), *places])
+    host, _, sgfd = name.partition("_")
+    assert (config.name, config.model.host, config.model.needs_labels) == (name, host, sgfd == "sgfd")
+    model = Trainer.load(config, World(0, 1, torch.device("cpu"))).model
+    assert type(model).__name__.lower() == host
+    extractor = getattr(model, "extractor", None)
+    assert isinstance(extractor, SgfdExtractor) == (sgfd == "sgfd")
+
+
+@pytest.mark.parametrize(("name", "dataset"), [(name, dataset) for name in MODELS for dataset in DATASETS[FAMILY[name]]])
 def test_every_file_goes_with_every_dataset(name, dataset):
     config = load_config([str(CONFIGS / f"{dataset}.yaml"), str(MODELS[name])])
-    assert (config.data.dataset, config.name) == (dataset, name)
+    assert (config.data.dataset, config.name) == (dataset.removesuffix("-graph"), name)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def header_of(name: str) -> list[str]:
+    return [line for line in MODELS[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
 def test_the_header_says_what_the_file_is(name):
-    header = [line for line in MODELS[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    header = header_of(name)
     assert "Table" in header[0]
     assert any("paper reports recall@10" in line for line in header)
     assert header[-1] == f"# python -m odmt.train configs/arts.yaml configs/models/{name}.yaml"
 
 
+@pytest.mark.parametrize("name", GRAPH)
+def test_the_header_of_a_graph_file_quotes_the_paper_as_what_it_is(name):
+    header, quoted = header_of(name), quoted_table2().set_index(["key", "metric", "dataset"])["value"]
+    assert "Table 2" in header[0]
+    assert header[-1] == f"# python -m odmt.train configs/sgfd-office.yaml configs/models/{name}.yaml"
+    if name in BASELINES:
+        assert "No number of the paper" in header[1]
+        return
+    numbers = [
+        f"{metric} " + ", ".join(f"{place} {quoted[name, f'{metric}@20', dataset]:.4f}" for place, dataset in PLACES.items())
+        for metric in ("recall", "ndcg")
+    ]
+    assert header[1] == f"# The paper reports {numbers[0]} and {numbers[1]},"
+    assert "no standard recall@20" in header[2]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_holds_only_what_differs(name):
-    defaults = dict(flatten(Config()))
+    defaults = dict(flatten(config_class(FAMILY[name])()))
     content = MODELS[name].read_text(encoding="utf-8")
     for key, value in flatten(load_config([str(MODELS[name])])):
         stands_there = key.split(".")[-1] + ":" in content
-        assert stands_there == (value != defaults[key]) or key == "name", key
+        assert stands_there == (value != defaults[key]) or key in ("name", "family"), key
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec", "nextitnet"])

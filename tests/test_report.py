@@ -1,6 +1,7 @@
 """Tables and figures: what is trained for them, what is quoted, how models are compared, and the files that come out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,20 @@ from ring_dataset import write_ring
 
 from odmt.errors import InputError
 from odmt.report import reproduce as command
-from odmt.report.expansion import candidates, check_data, chosen, config_of, expand
+from odmt.report.expansion import candidates, check_data, chosen, expand
 from odmt.report.measurements import Measurement, measure
+from odmt.report.odmt_paper import table4_notes
 from odmt.report.page import Page
-from odmt.report.paper import quoted
-from odmt.report.provenance import gaps, sweep_notes
+from odmt.report.papers import load_reports
+from odmt.report.provenance import gaps
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
-from odmt.report.rows import ROWS
 from odmt.report.significance import compare
 from odmt.report.tables import groups_as_text, metric_table, side_by_side
 from odmt.run_folder import RunFolder
 
+REPORTS = load_reports()
+PAPER = {name: report for name, report in REPORTS.items() if report.in_all}
 SMALL = ["model.dim=8", "data.max_seq_len=4", "train.device=cpu", "train.lr=0.01"]
 
 
@@ -37,12 +40,12 @@ def request_of(tmp_path):
 
 
 def cells_of(target: str, request: Request):
-    return [cell for dataset in request.datasets for cell in expand(ROWS[target], dataset, request)]
+    return [cell for dataset in request.datasets for cell in expand(REPORTS[target], dataset, request)]
 
 
 def finish(trial, valid: float, test: float, groups: dict | None = None):
     """Put a finished run in a trial's folder."""
-    folder = RunFolder(config_of(trial))
+    folder = RunFolder(trial.config)
     folder.open(overwrite=True, provenance={})
     folder.close()
     metrics = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20)]
@@ -52,12 +55,12 @@ def finish(trial, valid: float, test: float, groups: dict | None = None):
 
 @pytest.mark.parametrize("target", ["table2", "table3", "table4"])
 def test_the_paper_has_a_number_for_every_row_of_its_tables(target):
-    assert {row.key for row in ROWS[target]} == set(quoted(target)["key"])
+    assert {row.key for row in REPORTS[target].rows} == set(REPORTS[target].quoted()["key"])
 
 
 def test_quoted_numbers():
     def number(target, dataset, key, metric):
-        table = quoted(target).set_index(["dataset", "key", "metric"])
+        table = REPORTS[target].quoted().set_index(["dataset", "key", "metric"])
         return table.loc[(dataset, key, metric), "value"]
 
     assert number("table1", "hm", "hm", "interactions") == 606922
@@ -69,29 +72,29 @@ def test_quoted_numbers():
 
 def test_what_stands_in_several_tables_is_trained_once(request_of):
     request = request_of("arts", overrides=[])
-    by_target = {target: distinct(t for cell in cells_of(target, request) for t in candidates(cell, request)) for target in ROWS}
+    by_target = {target: distinct(t for cell in cells_of(target, request) for t in candidates(cell, request)) for target in PAPER}
     # Table 4 has ODMT's own temperature and ramp-up among those it varies.
     sizes = {"table1": 0, "table2": 8, "table3": 9, "table4": 12, "figure1": 25, "figure2": 8, "figure4": 5, "figure5": 9}
     assert {target: len(trials) for target, trials in by_target.items()} == {**sizes, "figure7": 8}
     everything = distinct(trial for trials in by_target.values() for trial in trials)
     assert len(everything) == 8 + 8 + 11 + 23 + 6 + 3
     names = {trial.name for trial in everything}
-    assert len({str({**vars(config_of(trial)), "name": ""}) for trial in everything}) == len(names) == len(everything)
+    assert len({str({**vars(trial.config), "name": ""}) for trial in everything}) == len(names) == len(everything)
 
 
 def test_settings_of_a_trial(request_of):
     request = request_of("arts", "elsewhere", overrides=["train.lr=0.001"], epochs=2, seeds=[3])
-    arts, elsewhere = (config_of(candidates(cell, request)[0]) for cell in expand(ROWS["table2"][-1:], "arts", request) * 2)
+    arts, elsewhere = (candidates(cell, request)[0].config for cell in [cells_of("table2", request)[7]] * 2)
     assert arts == elsewhere
     assert (arts.model.dim, arts.train.lr, arts.train.epochs, arts.train.seed) == (768, 1e-3, 2, 3)
     assert (arts.distillation.temperature, arts.distillation.ramp_up_epochs) == (0.3, 20)
-    without_file = config_of(candidates(cells_of("table2", request)[-1], request)[0])
+    without_file = candidates(cells_of("table2", request)[-1], request)[0].config
     assert without_file.data.dataset == "elsewhere"
 
 
 def test_a_setting_for_all_does_not_change_what_a_row_is(request_of):
     request = request_of("arts", overrides=["model.num_layers=4"])
-    layers = [config_of(cell.trial).model.num_layers for cell in cells_of("figure7", request)]
+    layers = [cell.trial.config.model.num_layers for cell in cells_of("figure7", request)]
     assert layers == [1, 2, 3, 4] * 2
 
 
@@ -112,8 +115,8 @@ def test_without_images_models_are_described_by_id_and_text(request_of):
     request = request_of("ring")
     write_ring(request.data / "ring", 12, 7, ("text",))
     cells = {cell.row.key: cell for target in ("table2", "table3", "figure1") for cell in cells_of(target, request)}
-    assert config_of(cells["odmt"].trial).model.sources == ["id", "text"]
-    assert config_of(cells["sasrec"].trial).model.sources == ["id"]
+    assert cells["odmt"].trial.config.model.sources == ["id", "text"]
+    assert cells["sasrec"].trial.config.model.sources == ["id"]
     assert cells["image:dnn"].refusal == "the dataset has no image"
     assert "image needs" in cells["image_initialization"].refusal
     assert "distillation needs two sources" in cells["no_id"].refusal
@@ -135,18 +138,18 @@ def test_a_search_chooses_by_validation(request_of):
     request = request_of("arts", search=True, dims=[8, 16], lrs=[1e-3, 1e-4], seeds=[1, 2])
     cell = cells_of("table2", request)[-1]
     trials = candidates(cell, request)
-    assert [(config_of(t).model.dim, config_of(t).train.lr) for t in trials] == [(8, 1e-3), (8, 1e-4), (16, 1e-3), (16, 1e-4)]
+    assert [(t.config.model.dim, t.config.train.lr) for t in trials] == [(8, 1e-3), (8, 1e-4), (16, 1e-3), (16, 1e-4)]
     assert chosen(cell, request) == []
     for trial, valid in zip(trials, (0.1, 0.3, 0.2, 0.3)):
         finish(trial, valid, test=1 - valid)
-    found = [config_of(trial) for trial in chosen(cell, request)]
+    found = [trial.config for trial in chosen(cell, request)]
     assert [(config.model.dim, config.train.lr, config.train.seed) for config in found] == [(8, 1e-4, 1), (8, 1e-4, 2)]
     assert measure(cell, request).mean("recall@10") == 0.7
 
 
 def test_a_search_leaves_out_what_a_model_refuses(request_of):
     request = request_of("arts", search=True, dims=[25, 96], lrs=[1e-3])
-    dims = {cell.row.key: [config_of(t).model.dim for t in candidates(cell, request)] for cell in cells_of("figure5", request)}
+    dims = {cell.row.key: [t.config.model.dim for t in candidates(cell, request)] for cell in cells_of("figure5", request)}
     assert dims["sasrec:odmt"] == [96]
     assert dims["gru4rec:odmt"] == [25, 96]
 
@@ -159,7 +162,7 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     for trial in candidates(cells[1], request)[:2]:
         finish(trial, 0.5, 0.5)
     measurements = [measure(cell, request) for cell in cells]
-    table = metric_table("table2", measurements)
+    table = metric_table(REPORTS["table2"], measurements)
     line = table[(table["key"] == "gru4rec") & (table["metric"] == "recall@10")].set_index("origin")
     assert line.loc["measured", "value"] == pytest.approx(0.2)
     assert line.loc["measured", "std"] == pytest.approx(0.1)
@@ -176,7 +179,7 @@ def test_popularity_groups_of_several_seeds(request_of):
     cell = cells_of("figure4", request)[0]
     for trial, recall in zip(candidates(cell, request), (0.1, 0.3)):
         finish(trial, 0.5, 0.5, {"0": {"users": 7, "fused/recall@10": recall}})
-    assert measure(cell, request).groups() == {0: {"users": 7, "recall@10": pytest.approx(0.2)}}
+    assert measure(cell, request).groups() == {0: {"users": 7, "meaning": "", "recall@10": pytest.approx(0.2)}}
     assert Measurement(cell, [], []).groups() == {}
 
 
@@ -232,8 +235,9 @@ FEW = {"sasrec", "odmt", "text:dnn", "sasrec:odmt", "odmt:2", "ramp_up_epochs:20
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    rows = {target: tuple(row for row in rows if row.key in FEW) for target, rows in ROWS.items()}
-    monkeypatch.setattr(command, "ROWS", rows)
+    few = {name: replace(r, rows=tuple(row for row in r.rows if row.key in FEW)) for name, r in PAPER.items()}
+    monkeypatch.setattr(command, "load_reports", lambda: few)
+    return few
 
 
 def test_everything_from_data_to_reports(few_rows, request_of):
@@ -243,7 +247,7 @@ def test_everything_from_data_to_reports(few_rows, request_of):
     runs = sorted(path.name for path in (request.runs / "ring").iterdir())
     assert len(runs) == 3
     written = {path.name for path in request.reports.iterdir()}
-    assert written >= {f"{target}.{suffix}" for target in ROWS for suffix in ("csv", "md", "tex")}
+    assert written >= {f"{target}.{suffix}" for target in PAPER for suffix in ("csv", "md", "tex")}
     assert written >= {f"figure{number}.{suffix}" for number in (1, 2, 4, 5, 7) for suffix in ("png", "svg")}
     check_numbers(request)
     finished = {path: path.stat().st_mtime_ns for path in request.runs.rglob("result.json")}
@@ -256,7 +260,7 @@ def test_everything_from_data_to_reports(few_rows, request_of):
 
 def check_numbers(request: Request):
     """The reports say what the run folders say."""
-    cells = {cell.row.key: cell for cell in expand(tuple(r for r in ROWS["table2"] if r.key in FEW), "ring", request)}
+    cells = {cell.row.key: cell for cell in cells_of("table2", request) if cell.row.key in FEW}
     results = {key: json.loads((candidates(cell, request)[0].folder / "result.json").read_text()) for key, cell in cells.items()}
     table = pd.read_csv(request.reports / "table2.csv").set_index(["key", "metric"])["value"]
     for key, result in results.items():
@@ -286,4 +290,4 @@ def test_table_4_says_what_stands_still(request_of):
     request = request_of("arts", "stream")
     cells = cells_of("table4", request)
     finish(candidates(cells[0], request)[0], 0.5, 0.5)
-    assert sweep_notes([measure(cell, request) for cell in cells]) == ["On arts, T is varied at α = 20 and α at T = 0.3."]
+    assert table4_notes([measure(cell, request) for cell in cells]) == ["On arts, T is varied at α = 20 and α at T = 0.3."]

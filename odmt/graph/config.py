@@ -1,10 +1,11 @@
 """Settings of the models on the user-item graph, with types, defaults and help; a host's own stand beside its class."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from odmt import config as engine
-from odmt.config import require
+from odmt.config import left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
 from odmt.graph.models.bm3 import BM3Settings
 from odmt.graph.models.grcn import GRCNSettings
@@ -143,6 +144,9 @@ class Config(engine.RunConfig):
         name: name of the run.
     """
 
+    tables: ClassVar = ("train.tsv", "behaviours.tsv")
+    one_process: ClassVar = "a model on the graph trains in one, since a step needs the whole graph and all items"
+
     family: Literal["graph"] = "graph"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -198,6 +202,15 @@ class Config(engine.RunConfig):
     def selection(self) -> str:
         """Recall@20, on validation unless the configuration says otherwise."""
         return f"{self.evaluation.selection}/fused/recall@20"
+
+    @property
+    def needs(self) -> list[str]:
+        """The modalities that the host uses, and `labels` where categories teach."""
+        return [*self.model.reads, *(["labels"] if self.model.needs_labels else [])]
+
+    def described_by(self, available: Collection[str]) -> dict[str, object]:
+        """Leave out the modalities that a dataset does not have."""
+        return left_of("model.modalities", self.model.reads, available)
 
 
 def _changed(settings) -> list[str]:

@@ -31,8 +31,8 @@ def load(config: Config, world: World, build: Build | None = None) -> "GraphTask
     """Read the pairs and what the model needs of the items, and build the model."""
     if world.size > 1:
         raise InputError(
-            f"{world.size} processes: a model on the graph trains in one, since a step needs the whole graph and all items; start "
-            "it without torchrun, and several trials side by side with a launcher"
+            f"{world.size} processes: {config.one_process}; start it without torchrun, and several trials side by side with a "
+            "launcher"
         )
     pairs = load_pairs(config.data)
     tables = {modality: open_table(config.data.folder, modality, pairs.item_ids, True) for modality in config.model.reads}

@@ -41,6 +41,10 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
     options = _parser(config).parse_args(args)
     with report_mistakes():
         base = load_config([config])
+        if options.gpus_per_trial > 1 and base.one_process:
+            raise InputError(
+                f"--gpus-per-trial {options.gpus_per_trial}: {base.one_process}; --gpus runs several trials side by side"
+            )
         trials = grid_trials(config, grid, dict(parse_override(pair, base.family) for pair in options.set))
         if options.dry_run:
             print_trials(trials, options.gpus_per_trial)

@@ -4,16 +4,16 @@ Equal configurations are one trial, in whatever table they stand: a trial is nam
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from odmt.config import RunConfig
-from odmt.config_files import parse_override
+from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
 from odmt.features.labels import COMMAND
 from odmt.launch.trials import Trial
-from odmt.report.request import Request
-from odmt.report.rows import Row
+from odmt.report.request import Request, grid_values
+from odmt.report.rows import Axis, Report, Row, axis
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -26,26 +26,55 @@ class Cell:
         row: the model.
         dataset: name.
         trial: its configuration, seed and searched settings apart.
+        points: the settings that a search tries; one without settings where nothing is searched.
         refusal: why the model cannot be on this dataset; empty where it can.
     """
 
     row: Row
     dataset: str
     trial: Trial
+    points: list[dict] = field(default_factory=lambda: [{}])
     refusal: str = ""
 
 
-def expand(rows: tuple[Row, ...], dataset: str, request: Request) -> list[Cell]:
-    """Put rows on a dataset.
+def expand(report: Report, dataset: str, request: Request) -> list[Cell]:
+    """Put a report's rows on a dataset.
 
     Raises:
         InputError: settings that are wrong whatever the row.
     """
-    file = CONFIGS / f"{dataset}.yaml"
-    base = Trial((str(file),) if file.is_file() else (), _overrides(dataset, request))
-    config_of(base)
-    sources = dataset_sources(request.data / dataset)
-    return [_cell(row, dataset, base, sources, _points(request)) for row in rows]
+    bases = {family: _base(dataset, family, request) for family in dict.fromkeys(map(family_of, report.rows))}
+    available = dataset_contents(request.data / dataset)
+    trials = [_trial(row, dataset, bases[family_of(row)]) for row in report.rows]
+    return [_cell(row, dataset, trial, available, _points(report, row, trial, request)) for row, trial in zip(report.rows, trials)]
+
+
+def family_of(row: Row) -> str:
+    """The family of a row's model, as its file says."""
+    return Trial((_model_file(row),)).family
+
+
+def _model_file(row: Row) -> str:
+    return str(CONFIGS / "models" / f"{row.model}.yaml")
+
+
+def _base(dataset: str, family: str, request: Request) -> Trial:
+    """What all rows of a family have in common."""
+    file = dataset_file(dataset, family)
+    places = {"family": family, "data.dataset": dataset, "data.root": str(request.data), "runs": str(request.runs)}
+    asked = dict(parse_override(pair, family) for pair in request.overrides)
+    epochs = {"train.epochs": request.epochs} if request.epochs else {}
+    base = Trial((str(file),) if file else (), {**places, **asked, **epochs})
+    load_config([*base.configs, f"family={family}", *request.overrides])
+    return base
+
+
+def dataset_file(dataset: str, family: str) -> Path | None:
+    """The file in configs/ with a dataset's settings for a family: DATASET.yaml or DATASET-FAMILY.yaml; None: there is none."""
+    for file in (CONFIGS / f"{dataset}.yaml", CONFIGS / f"{dataset}-{family}.yaml"):
+        if file.is_file() and load_config([str(file)]).family == family:
+            return file
+    return None
 
 
 def candidates(cell: Cell, request: Request) -> list[Trial]:
@@ -53,14 +82,14 @@ def candidates(cell: Cell, request: Request) -> list[Trial]:
     if cell.refusal:
         return []
     seeds = request.seeds[:1] if request.search else request.seeds
-    points = [point for point in _points(request) if _fits(with_overrides(cell.trial, point))]
+    points = [point for point in cell.points if _fits(with_overrides(cell.trial, point))]
     return [with_overrides(cell.trial, {**point, "train.seed": seed}) for point in points for seed in seeds]
 
 
 def chosen(cell: Cell, request: Request) -> list[Trial]:
     """The trials that are reported, one a seed; none before a search has a result.
 
-    The point of a search is chosen by the validation metric of the family, never by a test metric.
+    The point of a search is chosen by the metric of selection of the family, never by a test metric unless by name.
     """
     trials = candidates(cell, request)
     if not request.search:
@@ -77,15 +106,6 @@ def with_overrides(trial: Trial, overrides: dict) -> Trial:
     return Trial(trial.configs, {**trial.overrides, **overrides})
 
 
-def config_of(trial: Trial) -> RunConfig:
-    """The configuration of a trial.
-
-    Raises:
-        InputError: its settings do not fit together.
-    """
-    return trial.config
-
-
 def result_of(trial: Trial) -> dict | None:
     """The result of a finished trial, None where there is none or one of other settings, which is not this trial's."""
     try:
@@ -94,13 +114,13 @@ def result_of(trial: Trial) -> dict | None:
         return None
 
 
-def dataset_sources(folder: Path) -> set[str]:
-    """The sources that a dataset has, and `labels` of its items; all where it is not there yet, as when trials are counted."""
+def dataset_contents(folder: Path) -> set[str]:
+    """What a dataset has of `text`, `image` and `labels`; all where it is not there yet, as when trials are counted."""
     if not folder.exists():
-        return {"id", "text", "image", "labels"}
+        return {"text", "image", "labels"}
     has_images = (folder / "images").is_dir() or (folder / "features" / "image").is_dir()
     has_labels = (folder / "labels.tsv").is_file()
-    return {"id", "text", *(["image"] if has_images else []), *(["labels"] if has_labels else [])}
+    return {"text", *(["image"] if has_images else []), *(["labels"] if has_labels else [])}
 
 
 def check_data(cells: list[Cell], request: Request):
@@ -111,52 +131,68 @@ def check_data(cells: list[Cell], request: Request):
     """
     for cell in cells:
         folder = request.data / cell.dataset
-        if not (folder / "behaviours.tsv").is_file():
-            raise InputError(f"{folder}: no such dataset; scripts/prepare.py makes it from raw files, data/README.md tells how")
-        needs = [source for trial in candidates(cell, request)[:1] for source in config_of(trial).model.needs]
-        for source in needs:
-            if not (folder / "features" / source).is_dir():
-                raise InputError(
-                    f"{folder}: the dataset has no {source} features, which {cell.row.label} needs; "
-                    f"make them with: python scripts/extract_features.py --dataset {folder}"
-                )
+        for config in [trial.config for trial in candidates(cell, request)[:1]]:
+            if not any((folder / table).is_file() for table in config.tables):
+                raise InputError(f"{folder}: no such dataset; scripts/prepare.py makes it from raw files, data/README.md tells how")
+            for source in config.needs:
+                if source != "labels" and not (folder / "features" / source).is_dir():
+                    raise InputError(
+                        f"{folder}: the dataset has no {source} features, which {cell.row.label} needs; "
+                        f"make them with: python scripts/extract_features.py --dataset {folder}"
+                    )
 
 
-def _points(request: Request) -> list[dict]:
-    """The grid of a search, or one point without settings."""
+def _points(report: Report, row: Row, trial: Trial, request: Request) -> list[dict]:
+    """The grid of a search for a row, or one point without settings.
+
+    Choice: a key that is asked for and would change nothing in a model, as SGFD's temperature without SGFD, is not searched there.
+    """
     if not request.search:
         return [{}]
-    return [{"model.dim": dim, "train.lr": lr} for dim, lr in itertools.product(request.dims, request.lrs)]
+    axes = [*report.grid, *row.grid]
+    for key, values in grid_values(request, trial.family).items():
+        if any(key in point for points in axes for point in points) or _accepts(trial, key, values):
+            alone = [points for points in axes if all(point.keys() == {key} for point in points)]
+            axes = [axis(key, *values) if points in alone else _without(points, {key}) for points in axes]
+            axes += [] if alone else [axis(key, *values)]
+    # What makes a row what it is, is never searched.
+    fixed = {parse_override(pair, trial.family)[0] for pair in row.overrides}
+    products = itertools.product(*(_without(points, fixed) for points in axes))
+    return [{key: value for part in parts for key, value in part.items()} for parts in products]
 
 
-def _overrides(dataset: str, request: Request) -> dict:
-    places = {"data.dataset": dataset, "data.root": str(request.data), "runs": str(request.runs)}
-    epochs = {"train.epochs": request.epochs} if request.epochs else {}
-    return {**places, **dict(map(parse_override, request.overrides)), **epochs}
+def _accepts(trial: Trial, key: str, values: list) -> bool:
+    return any(_fits(with_overrides(trial, {key: value})) for value in values)
 
 
-def _cell(row: Row, dataset: str, base: Trial, available: set[str], points: list[dict]) -> Cell:
+def _without(points: Axis, keys: set[str]) -> Axis:
+    """An axis without some keys; points that are then equal are one."""
+    left = ({key: value for key, value in point.items() if key not in keys} for point in points)
+    return tuple({str(point): point for point in left}.values())
+
+
+def _trial(row: Row, dataset: str, base: Trial) -> Trial:
+    """A row's configuration on a dataset, whatever the dataset has."""
+    own = dict(parse_override(pair, base.family) for pair in row.overrides)
+    # The row's own settings come last: what is asked of all trials never changes what a row is.
+    return Trial((*base.configs, _model_file(row)), {**row.published.get(dataset, {}), **base.overrides, **own})
+
+
+def _cell(row: Row, dataset: str, trial: Trial, available: set[str], points: list[dict]) -> Cell:
     """Put a row on a dataset.
 
-    Choice: on a dataset without images every model is described by what is left, id and text.
+    Choice: on a dataset without images every model is described by what is left.
     """
-    # The row's own settings come last: what is asked of all trials never changes what a row is.
-    overrides = {**base.overrides, **dict(map(parse_override, row.overrides))}
-    trial = Trial((*base.configs, str(CONFIGS / "models" / f"{row.model}.yaml")), overrides)
     try:
-        model = _first_fitting(trial, points).model
-        sources = model.sources
-        if model.learns_categories and "labels" not in available:
-            return Cell(row, dataset, trial, f"the dataset has no labels.tsv; {COMMAND}")
-        left = [source for source in sources if source in available]
-        if not left:
-            return Cell(row, dataset, trial, f"the dataset has no {' and no '.join(sources)}")
-        if left != sources:
-            trial = with_overrides(trial, {"model.sources": left})
+        config = _first_fitting(trial, points)
+        if "labels" in config.needs and "labels" not in available:
+            raise InputError(f"the dataset has no labels.tsv; {COMMAND}")
+        if settings := config.described_by(available):
+            trial = with_overrides(trial, settings)
             _first_fitting(trial, points)
     except InputError as error:
-        return Cell(row, dataset, trial, str(error))
-    return Cell(row, dataset, trial)
+        return Cell(row, dataset, trial, points, str(error))
+    return Cell(row, dataset, trial, points)
 
 
 def _first_fitting(trial: Trial, points: list[dict]) -> RunConfig:
@@ -164,7 +200,7 @@ def _first_fitting(trial: Trial, points: list[dict]) -> RunConfig:
     refusals = []
     for point in points:
         try:
-            return config_of(with_overrides(trial, point))
+            return with_overrides(trial, point).config
         except InputError as error:
             refusals.append(error)
     raise refusals[0]
@@ -172,7 +208,7 @@ def _first_fitting(trial: Trial, points: list[dict]) -> RunConfig:
 
 def _fits(trial: Trial) -> bool:
     try:
-        config_of(trial)
+        trial.config  # noqa: B018, read to be checked
     except InputError:
         return False
     return True

@@ -1,7 +1,7 @@
-"""The paper's figures, drawn from the long tables of `odmt.report.tables`."""
+"""Figures, drawn from the long tables of `odmt.report.tables`: painters of panels, of which a paper's rows make their own."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from odmt.report.rows import BACKBONES, FST_MODULES, METHODS, SWEEP
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 # Okabe and Ito: eight colours that the colour-blind tell apart.
@@ -21,23 +19,24 @@ LINES = ("-", "--", "-.", ":", "-", "--", "-.", ":")
 PANEL = (6.4, 3.6)  # inches
 RECALL = "test Recall@10 (share of users)"
 LOSS = "training loss (nats)"
+GROUPS = "popularity group of the target"
+
+
+Painter = Callable[[Axes, pd.DataFrame], None]  # a panel and one dataset's lines of a long table
 
 
 @matplotlib.rc_context(STYLE)
-def draw(target: str, table: pd.DataFrame, datasets: Sequence[str], footer: Sequence[str]) -> Figure:
-    """Draw a figure with its panels for every dataset, at most two side by side; in small print below, where it comes from."""
-    painters = PAINTERS[target]
+def draw(painters: Sequence[Painter], table: pd.DataFrame, datasets: Sequence[str]) -> Figure:
+    """Draw a figure with its panels for every dataset, at most two side by side."""
     columns = min(len(painters), 2)
     rows = len(datasets) * len(painters) // columns
-    small_print = [part for line in footer for part in textwrap.wrap(line, 120 * columns)]
-    figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.1 * len(small_print) + 0.3), layout="constrained")
+    figure = Figure((PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
     panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for dataset in datasets:
         for paint in painters:
             axes = next(panels)
             paint(axes, table[table["dataset"] == dataset])
             axes.set_title(f"{dataset} {axes.get_title()}")
-    figure.supxlabel("\n".join(small_print), fontsize=6, x=0.01, ha="left")
     return figure
 
 
@@ -85,20 +84,56 @@ def _lookup(table: pd.DataFrame) -> Callable[[str], tuple[float, float]]:
     return lambda key: tuple(found.loc[key]) if key in found.index else (np.nan, np.nan)
 
 
-def _fst_modules(axes: Axes, table: pd.DataFrame):
-    number = _lookup(table)
-    inputs = {"text": "text", "image": "image", "ef": "all,\nearly fusion", "lf": "all,\nlate fusion"}
-    series = {label: [number(f"{key}:{fst}") for key in inputs] for fst, (label, _) in FST_MODULES.items()}
-    _bars(axes, list(inputs.values()), series)
-    value, _ = number("id")
-    if not np.isnan(value):
-        axes.axhline(value, color="black", linestyle="--", linewidth=1, label="ID alone")
+def bars(
+    groups: Mapping[str, str], series: Mapping[str, str], key: str, axis: str, level: tuple[str, str] | None = None
+) -> Painter:
+    """A painter of grouped bars.
+
+    Args:
+        groups: names by key.
+        series: names by key.
+        key: of a row, of the keys of both: `{group}:{series}`.
+        axis: what the groups are.
+        level: key and name of a row that is drawn as a line across.
+    """
+
+    def paint(axes: Axes, table: pd.DataFrame):
+        number = _lookup(table)
+        numbers = {name: [number(key.format(group=group, series=one)) for group in groups] for one, name in series.items()}
+        _bars(axes, list(groups.values()), numbers)
+        if level and not np.isnan(value := number(level[0])[0]):
+            axes.axhline(value, color="black", linestyle="--", linewidth=1, label=level[1])
+            _legend(axes)
+        axes.set_xlabel(axis)
+
+    return paint
+
+
+def lines(xs: Sequence[float], series: Mapping[str, str], axis: str) -> Painter:
+    """A painter of lines over the values that are in the rows' keys, `{series}:{x}`.
+
+    Args:
+        xs: the values.
+        series: names by key.
+        axis: what the values are.
+    """
+
+    def paint(axes: Axes, table: pd.DataFrame):
+        number = _lookup(table)
+        for index, (key, label) in enumerate(series.items()):
+            values, stds = np.array([number(f"{key}:{x}") for x in xs]).T
+            style = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index], "capsize": 2}
+            if not np.isnan(values).all():
+                axes.errorbar(xs, values, _spread(stds), label=label, **style)
+        axes.set_xticks(xs)
+        axes.set(xlabel=axis, ylabel=RECALL)
         _legend(axes)
-    axes.set_xlabel("input")
+
+    return paint
 
 
-def _curves(metric: str, keys: Sequence[str], title: str, axis: str):
-    """A painter of curves over epochs, one a key."""
+def curves(metric: str, keys: Sequence[str], title: str, axis: str) -> Painter:
+    """A painter of curves over epochs, one a row."""
 
     def paint(axes: Axes, table: pd.DataFrame):
         wanted = table[table["metric"] == metric].set_index("key")
@@ -114,45 +149,12 @@ def _curves(metric: str, keys: Sequence[str], title: str, axis: str):
     return paint
 
 
-def _popularity(axes: Axes, table: pd.DataFrame):
-    users = table.drop_duplicates("group").sort_values("group").set_index("group")["users"]
+def popularity(axes: Axes, table: pd.DataFrame):
+    """Paint recall by popularity group; the axis explains the groups that are drawn and no others."""
+    groups = table.drop_duplicates("group").sort_values("group").set_index("group")
     numbers = table.set_index(["label", "group"])["value"].to_dict()
-    series = {label: [(numbers.get((label, group), np.nan), np.nan) for group in users.index] for label in table["label"].unique()}
-    names = [f"{group}\n{count:,} users" for group, count in users.items()]
+    series = {label: [(numbers.get((label, group), np.nan), np.nan) for group in groups.index] for label in table["label"].unique()}
+    names = [f"{group}\n{count:,} users" for group, count in groups["users"].items()]
     _bars(axes, names, series)
-    axes.set_xlabel("popularity group of the target (0: never seen in training, 5: most popular)")
-
-
-def _backbones(axes: Axes, table: pd.DataFrame):
-    number = _lookup(table)
-    series = {label: [number(f"{backbone}:{method}") for backbone in BACKBONES] for method, label in METHODS.items()}
-    _bars(axes, list(BACKBONES.values()), series)
-    axes.set_xlabel("sequence backbone")
-
-
-def _depth(axes: Axes, table: pd.DataFrame):
-    number = _lookup(table)
-    for index, (method, label) in enumerate({"sasrec_lf": "SASRec+LF", "odmt": "ODMT"}.items()):
-        values, stds = np.array([number(f"{method}:{layers}") for layers in SWEEP]).T
-        style = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index], "capsize": 2}
-        if not np.isnan(values).all():
-            axes.errorbar(SWEEP, values, _spread(stds), label=label, **style)
-    axes.set_xticks(SWEEP)
-    axes.set(xlabel="Transformer layers of the item encoder", ylabel=RECALL)
-    _legend(axes)
-
-
-TEXT = [f"text:{fst}" for fst in FST_MODULES]
-SOURCES = ["id", "text:dnn", "image:dnn"]
-PAINTERS = {
-    "figure1": [_fst_modules],
-    "figure2": [
-        _curves("loss", TEXT, "(a) text, by FST module", LOSS),
-        _curves("recall@10", TEXT, "(b) text, by FST module", RECALL),
-        _curves("loss", SOURCES, "(c) one source, DNNs", LOSS),
-        _curves("recall@10", SOURCES, "(d) one source, DNNs", RECALL),
-    ],
-    "figure4": [_popularity],
-    "figure5": [_backbones],
-    "figure7": [_depth],
-}
+    explained = "; ".join(f"{group}: {meaning}" for group, meaning in groups["meaning"].items() if meaning)
+    axes.set_xlabel(textwrap.fill(f"popularity group of the target ({explained})" if explained else GROUPS, 90))

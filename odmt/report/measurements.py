@@ -1,9 +1,11 @@
 """What finished runs measured: means over seeds, curves, and metrics by user for comparisons."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from odmt.checkpoint import load_tensors
 from odmt.launch.trials import Trial
@@ -39,11 +41,26 @@ class Measurement:
         """Standard deviation over seeds (n - 1); not a number with fewer than two."""
         return float(np.std(self._values(metric), ddof=1)) if len(self.results) > 1 else NAN
 
-    def groups(self) -> dict[int, dict[str, float]]:
-        """By popularity group of the target (Figure 4): its `users` and the mean over seeds of its `recall@10`."""
+    @property
+    def selection(self) -> str:
+        """The metric that chose the epoch, SPLIT/SOURCE/NAME@CUTOFF, and the point of a search."""
+        return self.results[0].get("selection", self.trials[0].config.selection) if self else ""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings that a search chose, by key."""
+        return {key: self.trials[0].overrides[key] for key in self.cell.points[0]} if self else {}
+
+    def groups(self) -> dict[int, dict]:
+        """By popularity group of the target (Figure 4): its `users`, its `meaning` and the mean over seeds of its `recall@10`."""
         groups = [result["test_groups"] for result in self.results]
+        meanings = self.results[0].get("groups", {}) if self else {}
         return {
-            int(group): {"users": first["users"], "recall@10": float(np.mean([by[group]["fused/recall@10"] for by in groups]))}
+            int(group): {
+                "users": first["users"],
+                "meaning": meanings.get(group, ""),
+                "recall@10": float(np.mean([by[group]["fused/recall@10"] for by in groups])),
+            }
             for group, first in (groups[0] if self else {}).items()
         }
 
@@ -53,22 +70,28 @@ class Measurement:
         shortest = min(map(len, logs), default=0)
         return np.array([[json.loads(line)[metric] for line in log[:shortest]] for log in logs]).mean(0) if self else np.empty(0)
 
-    def user_metrics(self) -> dict[str, np.ndarray]:
-        """Recall@10 and ndcg@10 of every test user [U], means over seeds, and the `target` that was to be found."""
+    def user_metrics(self, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+        """Metrics such as `recall@10` of every test user [U], means over seeds."""
         tensors = [load_tensors(trial.folder / "ranks.safetensors")[0] for trial in self.trials]
-        metrics = {
-            f"{name}@10": np.mean([_by_user(name, found) for found in tensors], 0) for name in ("recall", "ndcg")
-        }  # [seeds, U] -> [U]
-        return {**metrics, "target": tensors[0]["test/target"].numpy()}
+        return {metric: np.mean([_by_user(metric, found) for found in tensors], 0) for metric in metrics}  # [seeds, U] -> [U]
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test items of all users [P] and where each user's begin [U + 1]."""
+        found = load_tensors(self.trials[0].folder / "ranks.safetensors")[0]
+        return found["test/target"].numpy(), _offsets(found)
 
     def _values(self, metric: str) -> list[float]:
         return [result["test"][f"fused/{metric}"] for result in self.results]
 
 
-def _by_user(name: str, saved: dict) -> np.ndarray:
-    """A metric at 10 of every user, of what a run saved of its test; earlier versions saved no offsets: one target a user."""
-    offsets = saved.get("test/offsets")
-    return per_user(name, saved["test/fused"].numpy().astype(np.float64), 10, None if offsets is None else offsets.numpy())
+def _by_user(metric: str, saved: dict[str, torch.Tensor]) -> np.ndarray:
+    name, _, cutoff = metric.partition("@")
+    return per_user(name, saved["test/fused"].numpy().astype(np.float64), int(cutoff), _offsets(saved))
+
+
+def _offsets(saved: dict[str, torch.Tensor]) -> np.ndarray:
+    """Where users begin; earlier versions saved no offsets: one target a user."""
+    return saved["test/offsets"].numpy() if "test/offsets" in saved else np.arange(len(saved["test/target"]) + 1)
 
 
 def measure(cell: Cell, request: Request) -> Measurement:

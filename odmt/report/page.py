@@ -13,6 +13,15 @@ GAP = "–"
 FITTING = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # a wide table is made as narrow as the text
 
 
+BOLD = re.compile(r"\*\*(.+?)\*\*")
+OF_A_PAPER = re.compile(r"((?:Table|Figure) \w+): ")  # LaTeX counts for itself
+
+
+def bold(text: str) -> str:
+    """Text that stands out, as Markdown has it."""
+    return f"**{text}**"
+
+
 @dataclass
 class Page:
     """Headed tables with lines below.
@@ -35,18 +44,25 @@ class Page:
         tables = [f"## {heading}\n\n{_tabulate(table, 'pipe')}" for heading, table in self.sections]
         return "\n\n".join([f"# {self.title}", *picture, *tables, "\n".join(f"- {line}" for line in self.lines)]) + "\n"
 
+    def __str__(self) -> str:
+        """The tables and the lines, for a terminal."""
+        tables = [f"{heading}\n{_tabulate(table, 'pipe')}" for heading, table in self.sections]
+        return "\n\n".join([self.title, *tables, "\n".join(self.lines)])
+
     def latex(self) -> str:
         """The page as tables in LaTeX (packages booktabs and graphicx) with the lines in small print below."""
-        number, _, name = self.title.partition(": ")  # LaTeX counts for itself
+        number = OF_A_PAPER.match(self.title)
+        name = self.title[number.end() :] if number else self.title
         name = name[0].upper() + name[1:]
+        origin = f" ({number[1]} of the paper)" if number else ""
         tables = [
-            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name}, {heading} ({number} of the paper)')}.}}\n"
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name}, {heading}{origin}')}.}}\n"
             f"{FITTING}{{%\n{_tabulate(table, 'latex_booktabs')}}}\n\\end{{table}}"
             for heading, table in self.sections
         ]
         lines = "\\\\\n".join(_escape(line).replace("/", "/\\allowbreak{}") for line in self.lines)
         text = "\n\n".join([*tables, f"{{\\footnotesize\\noindent\\raggedright\n{lines}\\par}}"]) + "\n"
-        text = re.sub(r"(?<![\w$-])-(?=\d)", "$-$", text)
+        text = BOLD.sub(r"\\textbf{\1}", re.sub(r"(?<![\w$-])-(?=\d)", "$-$", text))
         return text.replace("α", "$\\alpha$").replace("±", "$\\pm$").replace(GAP, "--")
 
     def write(self, folder: Path, numbers: dict[str, pd.DataFrame]):

@@ -1,10 +1,12 @@
 """Where the numbers of a report come from: the lines that stand below it."""
 
 import json
+from collections.abc import Iterable
 from datetime import date, datetime
 
 from odmt.launch.trials import Trial
-from odmt.report.expansion import config_of
+from odmt.metrics import chosen_by
+from odmt.report.expansion import Cell
 from odmt.report.measurements import Measurement
 from odmt.report.request import Request
 
@@ -22,9 +24,18 @@ def footer(measurements: list[Measurement], request: Request) -> list[str]:
         f"Commit: {_several(start['commit'] or 'unknown' for _, start in starts)}.",
         f"Machine: {_several(_machine(start) for _, start in starts)}.",
         f"Encoders: {_several(encoder for trial, start in starts for encoder in _encoders(trial, start))}.",
-        f"Seeds: {_several(str(config_of(trial).train.seed) for trial in trials)}.",
-        f"Settings: {_settings(request)}.",
+        f"Seeds: {_several(str(trial.config.train.seed) for trial in trials)}.",
+        f"Settings: {_settings(measurements, request)}.",
     ]
+
+
+def chosen_on_test(measurements: list[Measurement]) -> list[str]:
+    """Say aloud which rows were chosen on the test set."""
+    found = [m for m in measurements if m.selection.startswith("test/")]
+    if not found:
+        return []
+    rows = "; ".join(f"{m.cell.row.label} ({m.cell.dataset})" for m in found)
+    return [f"CHOSEN ON THE TEST SET, by {_several(chosen_by(m.selection) for m in found)}: {rows}."]
 
 
 def gaps(measurements: list[Measurement], num_seeds: int) -> list[str]:
@@ -40,22 +51,25 @@ def gaps(measurements: list[Measurement], num_seeds: int) -> list[str]:
     return lines
 
 
-def sweep_notes(measurements: list[Measurement]) -> list[str]:
-    """Say what stays as it is while temperature or ramp-up is varied (Table 4)."""
-    standing = {m.cell.dataset: config_of(m.trials[0]).distillation for m in measurements if m and m.cell.row.key == "none"}
-    return [
-        f"On {dataset}, T is varied at α = {kept.ramp_up_epochs} and α at T = {kept.temperature}."
-        for dataset, kept in standing.items()
-    ]
-
-
-def _settings(request: Request) -> str:
+def _settings(measurements: list[Measurement], request: Request) -> str:
     epochs = [f"train.epochs={request.epochs}"] if request.epochs else []
     settings = ", ".join(["those of the dataset's file in configs/", *epochs, *request.overrides])
     if not request.search:
         return settings
-    dims, lrs = ", ".join(map(str, request.dims)), ", ".join(f"{lr:g}" for lr in request.lrs)
-    return f"{settings}; model.dim of {dims} and train.lr of {lrs} chosen by validation recall@10 with seed {request.seeds[0]}"
+    choices = _several(chosen_by(m.selection) for m in measurements if m)
+    return f"{settings}; {searched([m.cell for m in measurements])}: chosen by {choices} with seed {request.seeds[0]}"
+
+
+def searched(cells: Iterable[Cell]) -> str:
+    """What a search tries, by key; every row has its own."""
+    found: dict[str, list[str]] = {}
+    for key, value in (pair for cell in cells for point in cell.points for pair in point.items()):
+        found.setdefault(key, []).append(_value(value))
+    return "; ".join(f"{key} of {', '.join(dict.fromkeys(values))}" for key, values in found.items())
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _starts(trial: Trial) -> list[dict]:
@@ -71,7 +85,7 @@ def _machine(start: dict) -> str:
 
 
 def _encoders(trial: Trial, start: dict) -> list[str]:
-    dataset = config_of(trial).data.dataset
+    dataset = trial.config.data.dataset
     encoders = start.get("encoders", {})
     return [f"{made['encoder']}, weights {made['weights']} ({dataset}, {source})" for source, made in encoders.items()]
 

@@ -1,4 +1,4 @@
-"""Reproduce the paper's tables and figures: train what is missing, then show the paper's numbers beside the measured ones."""
+"""Reproduce a paper's tables and figures: train what is missing, then show the paper's numbers beside the measured ones."""
 
 import logging
 import os
@@ -19,21 +19,23 @@ from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
-from odmt.report.provenance import footer, gaps, sweep_notes
+from odmt.report.papers import load_reports
+from odmt.report.provenance import chosen_on_test, footer, gaps, searched
 from odmt.report.request import Request
-from odmt.report.rows import OWN_ROWS, ROWS, TITLES
-from odmt.sequential.config import DataConfig
+from odmt.report.rows import Report
 
 log = logging.getLogger(__name__)
 
+ALL = "all"
 NO_GPU = "cpu"  # names no GPU in CUDA_VISIBLE_DEVICES
 
-Plan = dict[str, list[Cell]]  # cells by table or figure
+Plan = dict[str, list[Cell]]  # cells by the name of a report
 
 
 def main(args: list[str] | None = None):
     """The command line: a command for every table and figure, with the options of `Request`."""
-    titles = {**TITLES, "all": "All tables and figures of the paper; what stands in several is trained once"}
+    titles = {name: report.title for name, report in load_reports().items()}
+    titles[ALL] = "All tables and figures of ODMT's paper; what stands in several is trained once"
     commands = {name: type(name, (Request,), {"__doc__": f"{title}."}) for name, title in titles.items()}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     request = run(commands, args)
@@ -48,9 +50,8 @@ def reproduce(name: str, request: Request) -> int:
     Raises:
         InputError: settings that are wrong, a dataset or features that are missing; before anything is trained.
     """
-    names = list(ROWS) if name == "all" else [name]
-    rows = {**ROWS, **OWN_ROWS}
-    plan = {name: [cell for dataset in request.datasets for cell in expand(rows[name], dataset, request)] for name in names}
+    reports = {key: report for key, report in load_reports().items() if key == name or (name == ALL and report.in_all)}
+    plan = {key: [cell for dataset in request.datasets for cell in expand(reports[key], dataset, request)] for key in reports}
     if request.dry_run:
         print(count(plan, request))
         try:
@@ -60,21 +61,24 @@ def reproduce(name: str, request: Request) -> int:
             print(f"it would stop: {error}")
         return 0
     failures = 0 if request.render_only else train_missing(plan, request)
-    for target, cells in plan.items():
-        write(target, [measure(cell, request) for cell in cells], request)
+    for key, cells in plan.items():
+        write(key, reports[key], [measure(cell, request) for cell in cells], request)
     return failures
 
 
 def count(plan: Plan, request: Request) -> str:
     """Trials by table and figure, how many of them are finished, and how many there are in all, equal ones counted once."""
     lines, everything = [], {}
-    for target, cells in plan.items():
+    for name, cells in plan.items():
         trials = distinct(trial for cell in cells for trial in candidates(cell, request))
         everything |= {trial.folder: trial for trial in trials}
-        lines.append((target, *_finished(trials), sum(bool(cell.refusal) for cell in cells)))
+        lines.append((name, *_finished(trials), sum(bool(cell.refusal) for cell in cells)))
     lines.append(("in all", *_finished(list(everything.values())), ""))
     table = tabulate(lines, ("", "trials", "finished", "rows that cannot be"))
-    if not request.search or len(request.seeds) == 1:
+    if not request.search:
+        return table
+    table += "".join(f"\n{name} searches {searched(cells)}" for name, cells in plan.items())
+    if len(request.seeds) == 1:
         return table
     models = {cell.trial.folder for cells in plan.values() for cell in cells if not cell.refusal}
     return f"{table}\nand {len(models) * (len(request.seeds) - 1)} trials with the other seeds, where the search leads"
@@ -100,42 +104,44 @@ def _makes(dataset: str, request: Request) -> bool:
     return dataset == "demo" and not (request.data / "demo").exists()
 
 
-def write(target: str, measurements: list[Measurement], request: Request):
-    """Write the files of a table or figure."""
-    if target == "table1":
-        return write_table1(request)
-    below = footer(measurements, request)
-    metrics = tables.metric_table(target, measurements)
-    numbers = {target: metrics}
-    page = Page(TITLES[target], _sections(metrics, tables.side_by_side), [*below, *gaps(measurements, len(request.seeds))])
-    if target == "table4":
-        page.lines = [*sweep_notes(measurements), *page.lines]
-    if target in tables.REFERENCES:
-        numbers[f"{target}_differences"] = differences = tables.difference_table(target, measurements)
-        page.sections += _sections(differences, tables.differences_as_text, ": differences")
+def write(name: str, report: Report, measurements: list[Measurement], request: Request):
+    """Write the files of a table or figure, and print it."""
+    if report.count is not None:
+        page, numbers = _counted(name, report, request)
+    else:
+        page, numbers = _measured(name, report, measurements, request)
+    page.write(request.reports, numbers)
+    print(f"\n{page}\n")
+    log.info("%s: %d of %d models measured", request.reports / f"{name}.md", sum(map(bool, measurements)), len(measurements))
+
+
+def _counted(name: str, report: Report, request: Request) -> tuple[Page, dict[str, pd.DataFrame]]:
+    """The page and the numbers of what is counted and not trained."""
+    counts = tables.count_table(report, request.datasets, request.data)
+    lines = [f"Written {date.today()}; counted in {request.data}, as the models see the datasets."]
+    return Page(report.title, [("users, items and interactions", tables.side_by_side(counts))], lines), {name: counts}
+
+
+def _measured(name: str, report: Report, measurements: list[Measurement], request: Request) -> tuple[Page, dict[str, pd.DataFrame]]:
+    """The page and the numbers of what is trained; a figure is saved."""
+    notes = report.notes(measurements) if report.notes else []
+    below = [*chosen_on_test(measurements), *notes, *footer(measurements, request), *gaps(measurements, len(request.seeds))]
+    metrics = tables.metric_table(report, measurements)
+    numbers = {name: metrics}
+    page = Page(report.title, _sections(metrics, lambda table: tables.side_by_side(table, report.quoted_as)), below)
+    if report.comparisons:
+        numbers[f"{name}_differences"] = differences = tables.difference_table(report, measurements)
+        page.sections += _sections(differences, lambda table: tables.differences_as_text(table, report.quoted_as), ": differences")
     if request.search:
         page.sections += _sections(metrics, tables.settings_as_text, ": settings")
-    if target == "figure2":
-        numbers = {target: tables.curve_table(measurements)}
-    if target == "figure4":
-        numbers = {target: tables.group_table(measurements)}
-        page.sections = _sections(numbers[target], tables.groups_as_text)
-    if target in figures.PAINTERS:
-        page.picture = f"{target}.png"
-        figures.save(figures.draw(target, numbers[target], request.datasets, below), request.reports / target)
-    page.write(request.reports, numbers)
-    measured = sum(map(bool, measurements))
-    log.info("%s: %d of %d models measured", request.reports / f"{target}.md", measured, len(measurements))
-
-
-def write_table1(request: Request):
-    """Write the files of Table 1, which is counted and not trained."""
-    data = DataConfig()
-    counts = tables.count_table(request.datasets, request.data, data.max_seq_len, data.min_seq_len)
-    lines = [f"Written {date.today()}; counted in {request.data}, as the models see the datasets."]
-    page = Page(TITLES["table1"], [("users, items and interactions", tables.side_by_side(counts))], lines)
-    page.write(request.reports, {"table1": counts})
-    log.info("%s", request.reports / "table1.md")
+    if report.numbers:
+        numbers = {name: report.numbers(measurements)}
+    if report.as_text:
+        page.sections = _sections(numbers[name], report.as_text)
+    if report.painters:
+        page.picture = f"{name}.png"
+        figures.save(figures.draw(report.painters, numbers[name], request.datasets), request.reports / name)
+    return page, numbers
 
 
 def distinct(trials: Iterable[Trial]) -> list[Trial]:

@@ -3,19 +3,23 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from odmt.config_files import parse_override
+from odmt.errors import InputError
+
 
 @dataclass
 class Request:
-    """One or all of the paper's tables and figures, on some datasets.
+    """One table or figure, or all of a paper, on some datasets.
 
     Attributes:
         datasets: names of datasets; a name with a file in configs/ has the settings of that file, another the defaults.
-        epochs: passes over the users, instead of the dataset's setting.
+        epochs: passes over the training data, instead of the dataset's setting.
         seeds: a trial a seed; several give mean and standard deviation.
         overrides: KEY=VALUE for every trial, such as model.dim=64.
-        search: choose model.dim and train.lr by validation recall@10, with the first seed, for every model and dataset.
-        dims: values of model.dim that are searched.
-        lrs: values of train.lr that are searched.
+        search: choose settings by validation with the first seed, for every model and dataset: those of `grid`.
+        grid: KEY=[VALUE,...] to search instead of what the report has for the key (--dry-run --search lists it), or beside it.
+        dims: the same for model.dim.
+        lrs: the same for train.lr.
         gpus: GPUs for trials to run on side by side, as CUDA_VISIBLE_DEVICES names them; one named twice takes two trials. None:
             one trial at a time on the GPU that is there or, without any, a trial on every CPU core.
         runs: folder of all run folders.
@@ -30,8 +34,9 @@ class Request:
     seeds: list[int] = field(default_factory=lambda: [1])
     overrides: list[str] = field(default_factory=list)
     search: bool = False
-    dims: list[int] = field(default_factory=lambda: [128, 256, 512, 768])
-    lrs: list[float] = field(default_factory=lambda: [1e-3, 1e-4, 1e-5])
+    grid: list[str] = field(default_factory=list)
+    dims: list[int] = field(default_factory=list)
+    lrs: list[float] = field(default_factory=list)
     gpus: list[str] = field(default_factory=list)
     runs: Path = Path("runs")
     data: Path = Path("data")
@@ -43,3 +48,18 @@ class Request:
         self.gpus = [gpu for names in self.gpus for gpu in names.split(",")]  # 0,1 and 0 1 alike
         # What is named twice is measured once.
         self.datasets, self.seeds = list(dict.fromkeys(self.datasets)), list(dict.fromkeys(self.seeds))
+
+
+def grid_values(request: Request, family: str) -> dict[str, list]:
+    """The values to search that were asked for, by key.
+
+    Raises:
+        InputError: no such key, or no list of values.
+    """
+    asked = {"model.dim": request.dims, "train.lr": request.lrs}
+    for pair in request.grid:
+        key, values = parse_override(pair, family)
+        if not isinstance(values, list):
+            raise InputError(f"--grid {pair}: expected KEY=[VALUE,...]")
+        asked[key] = [parse_override(f"{key}={value}", family)[1] for value in values]  # YAML takes 1e-3 for a word
+    return {key: values for key, values in asked.items() if values}

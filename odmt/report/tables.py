@@ -1,8 +1,9 @@
 """The numbers behind tables and figures as long tables, a line a number, and how they are laid out for readers.
 
-The paper's numbers stand beside the measured ones, in columns of their own and in lines whose `origin` is `paper`.
+A paper's numbers stand beside the measured ones, in columns of their own and in lines whose `origin` is `paper`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,23 +11,17 @@ import numpy as np
 import pandas as pd
 
 from odmt.errors import InputError
-from odmt.features.tables import left_out_items
-from odmt.report.expansion import config_of
 from odmt.report.measurements import Measurement
-from odmt.report.page import GAP
-from odmt.report.paper import quoted
+from odmt.report.page import GAP, bold
+from odmt.report.rows import Report
 from odmt.report.significance import compare
-from odmt.sequential.interactions import Interactions
 
-COUNTS = ("users", "items", "interactions", "avg_user_length", "density")
-METRICS = {"table2": ("recall@10", "ndcg@10", "recall@20", "ndcg@20")}
-DEFAULT_METRICS = ("recall@10", "ndcg@10")
-REFERENCES = {"table2": "odmt", "table3": "odmt", "table4": "none"}  # what the other rows are compared with
 FORMATS = {"users": ",.0f", "items": ",.0f", "interactions": ",.0f", "avg_user_length": ".3f", "density": ".6f"}
+DIFFERENCES = ("dataset", "key", "label", "reference", "metric", "mean", "low", "high", "p", "relative", "paper_relative")
 
 
-def metric_table(target: str, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Test metrics: dataset, key, label, origin (paper | measured), metric, value, std, seeds, dim, lr."""
+def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """Test metrics: dataset, key, label, origin (paper | measured), metric, value, std, seeds, selection, settings."""
     measured = pd.DataFrame(
         {
             **_names(measurement),
@@ -35,49 +30,65 @@ def metric_table(target: str, measurements: Sequence[Measurement]) -> pd.DataFra
             "value": measurement.mean(metric),
             "std": measurement.std(metric),
             "seeds": len(measurement.results),
-            **_settings(measurement),
+            "selection": measurement.selection,
+            "settings": json.dumps(measurement.settings),
         }
         for measurement in measurements
-        for metric in METRICS.get(target, DEFAULT_METRICS)
+        for metric in report.metrics
     )
-    if not target.startswith("table"):
+    if report.quoted is None or measured.empty:
         return measured
     labels = measured[["dataset", "key", "label"]].drop_duplicates()
-    paper = quoted(target).assign(origin="paper").merge(labels)
+    paper = report.quoted().assign(origin="paper").merge(labels)
     return pd.concat([measured, paper]).reindex(columns=measured.columns)
 
 
-def count_table(datasets: Sequence[str], root: Path, max_seq_len: int, min_seq_len: int) -> pd.DataFrame:
-    """Table 1: counts of the datasets as the models see them, in the columns of `metric_table`."""
-    lines = []
-    for dataset in datasets:
-        counts = dict.fromkeys(COUNTS, np.nan)
-        if (root / dataset).is_dir():
-            found = Interactions.load(root / dataset, max_seq_len, min_seq_len, left_out_items(root / dataset))
-            users, items, length = found.num_users, found.num_items, len(found.items)
-            counts = dict(zip(COUNTS, (users, items, length, length / users, length / (users * items))))
-        lines += [{"key": dataset, "origin": "measured", "metric": metric, "value": n} for metric, n in counts.items()]
-    paper = quoted("table1").assign(origin="paper")
-    table = pd.concat([pd.DataFrame(lines), paper[paper["key"].isin(datasets)]])
+def count_table(report: Report, datasets: Sequence[str], root: Path) -> pd.DataFrame:
+    """Counts of the datasets, in the columns of `metric_table`."""
+    paper = report.quoted().assign(origin="paper")
+    table = pd.concat([report.count(datasets, root), paper[paper["key"].isin(datasets)]])
     return table.assign(dataset=table["key"], label=table["key"], std=np.nan)
 
 
-def difference_table(target: str, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """The reference row of a table minus each other row, over the same users (`significance.compare`)."""
-    references = {m.cell.dataset: m for m in measurements if m and m.cell.row.key == REFERENCES.get(target)}
+def difference_table(report: Report, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row minus another, over the same users (`significance.compare`), with the paper's relative differences.
+
+    Raises:
+        InputError: two rows were tested on other interactions.
+    """
+    by_place = {(m.cell.dataset, m.cell.row.key): m for m in measurements if m}
+    paper = {} if report.quoted is None else report.quoted().set_index(["dataset", "key", "metric"])["value"].to_dict()
     lines = []
-    for other in measurements:
-        reference = references.get(other.cell.dataset)
-        if not other or reference is None or other is reference:
-            continue
-        ours, theirs = reference.user_metrics(), other.user_metrics()
-        if not np.array_equal(ours["target"], theirs["target"]):
-            one, two = (measurement.trials[0].folder for measurement in (reference, other))
-            raise InputError(f"{one} and {two}: tested on other interactions; --overwrite the one that is older than the dataset")
-        for metric in DEFAULT_METRICS:
-            difference = vars(compare(ours[metric], theirs[metric]))
-            lines.append({**_names(other), "reference": reference.cell.row.label, "metric": metric, **difference})
-    return pd.DataFrame(lines)
+    for dataset in dict.fromkeys(m.cell.dataset for m in measurements):
+        for keys in report.comparisons:
+            first, second = (by_place.get((dataset, key)) for key in keys)
+            if first is None or second is None:
+                continue
+            metrics = report.metrics[:2]
+            _check_comparable(first, second)
+            ours, theirs = first.user_metrics(metrics), second.user_metrics(metrics)
+            for metric in metrics:
+                quoted = [paper.get((dataset, key, metric), np.nan) for key in keys]
+                difference = vars(compare(ours[metric], theirs[metric]))
+                relatives = {
+                    "relative": _ratio(difference["mean"], theirs[metric].mean()),
+                    "paper_relative": _ratio(quoted[0] - quoted[1], quoted[1]),
+                }
+                names = {**_names(second), "reference": first.cell.row.label, "metric": metric}
+                lines.append({**names, **difference, **relatives})
+    return pd.DataFrame(lines, columns=DIFFERENCES)
+
+
+def _ratio(difference: float, of: float) -> float:
+    return difference / of if of else np.nan
+
+
+def _check_comparable(first: Measurement, second: Measurement):
+    (one, begins), (other, others_begin) = first.held_out(), second.held_out()
+    # Families number columns from 0 or from 1.
+    if len(one) != len(other) or len(np.unique(one - other)) > 1 or not np.array_equal(begins, others_begin):
+        folders = " and ".join(str(measurement.trials[0].folder) for measurement in (first, second))
+        raise InputError(f"{folders}: tested on other interactions; --overwrite the one that is older than the dataset")
 
 
 def curve_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
@@ -95,47 +106,58 @@ def curve_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 
 def group_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Test recall@10 by popularity group of the target (Figure 4)."""
+    """Test recall@10 by popularity group of the target."""
     return pd.DataFrame(
         [
-            {**_names(measurement), "group": group, "users": line["users"], "metric": "recall@10", "value": line["recall@10"]}
+            {**_names(measurement), "group": group, "metric": "recall@10", "value": line["recall@10"], **line}
             for measurement in measurements
             for group, line in measurement.groups().items()
         ],
-        columns=["dataset", "key", "label", "group", "users", "metric", "value"],
+        columns=["dataset", "key", "label", "group", "users", "meaning", "metric", "value"],
     )
 
 
-def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """A metric table of one dataset, or a count table, as text: a row a label, a column for every metric and origin."""
-    columns = [(metric, origin) for metric in table["metric"].unique() for origin in ("paper", "measured")]
-    columns = [(metric, origin) for metric, origin in columns if (table["origin"] == origin).any()]
+def side_by_side(table: pd.DataFrame, quoted_as: str = "paper") -> pd.DataFrame:
+    """A metric table of one dataset, or a count table, as text: a row a label, a column for every metric and origin.
+
+    "measured" stands over a column only where the paper's stands beside it. The best measured value is bold.
+    """
     numbers = table.set_index(["label", "metric", "origin"])
-    rows = [
-        {"": label, **{f"{metric} {origin}": _number(numbers, (label, metric, origin)) for metric, origin in columns}}
-        for label in table["label"].unique()
-    ]
-    return pd.DataFrame(rows)
+    labels = table["label"].unique()
+    columns: dict[str, Sequence[str]] = {"": labels}
+    for metric in table["metric"].unique():
+        origins = table["origin"][table["metric"] == metric].unique()
+        if "paper" in origins:
+            columns[f"{metric} {quoted_as}"] = [_number(numbers, (label, metric, "paper")) for label in labels]
+        if "measured" in origins:
+            best = _best(table, metric)
+            heading = f"{metric} measured" if "paper" in origins else metric
+            columns[heading] = [_number(numbers, (label, metric, "measured"), best) for label in labels]
+    return pd.DataFrame(columns)
 
 
 def settings_as_text(table: pd.DataFrame) -> pd.DataFrame:
     """What a search chose for every model of one dataset's metric table."""
-    chosen = table.dropna(subset="dim").drop_duplicates("label")
-    dims, lrs = chosen["dim"].map("{:.0f}".format), chosen["lr"].map("{:g}".format)
-    return pd.DataFrame({"": chosen["label"], "model.dim": dims, "train.lr": lrs})
+    chosen = table.dropna(subset="settings").drop_duplicates("label")
+    settings = [json.loads(of_row) for of_row in chosen["settings"]]
+    keys = list(dict.fromkeys(key for of_row in settings for key in of_row))
+    columns = {key: [_setting(of_row[key]) if key in of_row else GAP for of_row in settings] for key in keys}
+    return pd.DataFrame({"": list(chosen["label"]), **columns})
 
 
-def differences_as_text(table: pd.DataFrame) -> pd.DataFrame:
+def differences_as_text(table: pd.DataFrame, quoted_as: str = "paper") -> pd.DataFrame:
     """One dataset's difference table as text."""
-    return pd.DataFrame(
-        {
-            "": table["reference"] + " minus " + table["label"],
-            "metric": table["metric"],
-            "difference": table["mean"].map("{:+.4f}".format),
-            "95 % interval": [f"[{low:+.4f}, {high:+.4f}]" for low, high in zip(table["low"], table["high"])],
-            "p": table["p"].map("{:.2g}".format),
-        }
-    )
+    columns = {
+        "": table["reference"] + " minus " + table["label"],
+        "metric": table["metric"],
+        "difference": table["mean"].map("{:+.4f}".format),
+        "relative": table["relative"].map(_percent),
+        "95 % interval": [f"[{low:+.4f}, {high:+.4f}]" for low, high in zip(table["low"], table["high"])],
+        "p": table["p"].map("{:.2g}".format),
+    }
+    if table["paper_relative"].notna().any():
+        columns[f"relative, {quoted_as}"] = table["paper_relative"].map(_percent)
+    return pd.DataFrame(columns)
 
 
 def groups_as_text(table: pd.DataFrame) -> pd.DataFrame:
@@ -151,15 +173,23 @@ def _names(measurement: Measurement) -> dict:
     return {"dataset": cell.dataset, "key": cell.row.key, "label": cell.row.label}
 
 
-def _settings(measurement: Measurement) -> dict:
-    if not measurement:
-        return {"dim": None, "lr": None}
-    config = config_of(measurement.trials[0])
-    return {"dim": config.model.dim, "lr": config.train.lr}
+def _setting(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _number(numbers: pd.DataFrame, place: tuple[str, str, str]) -> str:
+def _percent(share: float) -> str:
+    return GAP if np.isnan(share) else f"{100 * share:+.1f} %"
+
+
+def _best(table: pd.DataFrame, metric: str) -> float:
+    """The best measured value of a metric of models; not a number where there is nothing to choose from."""
+    values = table["value"][(table["metric"] == metric) & (table["origin"] == "measured")].dropna()
+    return float(values.max()) if len(values) > 1 and metric not in FORMATS else np.nan
+
+
+def _number(numbers: pd.DataFrame, place: tuple[str, str, str], best: float = np.nan) -> str:
     if place not in numbers.index or np.isnan(numbers.loc[place, "value"]):
         return GAP
     value, std = numbers.loc[place, ["value", "std"]].astype(float)
-    return format(value, FORMATS.get(place[1], ".4f")) + ("" if np.isnan(std) else f" ± {std:.4f}")
+    text = format(value, FORMATS.get(place[1], ".4f")) + ("" if np.isnan(std) else f" ± {std:.4f}")
+    return bold(text) if value == best else text

@@ -1,10 +1,11 @@
 """Settings of the sequential models, with types, defaults and help; the defaults are the paper's ODMT."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from odmt import config as engine
-from odmt.config import EvaluationConfig, TrainConfig, require
+from odmt.config import EvaluationConfig, TrainConfig, left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
 
 Source = Literal["id", "text", "image"]
@@ -184,6 +185,8 @@ class Config(engine.RunConfig):
         name: name of the run.
     """
 
+    tables: ClassVar = ("behaviours.tsv",)
+
     family: Literal["sequential"] = "sequential"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -211,3 +214,12 @@ class Config(engine.RunConfig):
     def selection(self) -> str:
         """Validation recall@10 of the fused score."""
         return "valid/fused/recall@10"
+
+    @property
+    def needs(self) -> list[str]:
+        """The modalities among the sources, and `labels` where categories teach."""
+        return [*self.model.needs, *(["labels"] if self.model.learns_categories else [])]
+
+    def described_by(self, available: Collection[str]) -> dict[str, object]:
+        """Leave out the sources that a dataset does not have; IDs are always there."""
+        return left_of("model.sources", self.model.sources, {"id", *available})
