@@ -38,7 +38,7 @@ def test_scores_are_minus_the_distances_of_pairs_worked_out_plainly():
 def test_tiles_do_not_show_in_the_scores(monkeypatch, pairs):
     model, users = model_of(), torch.tensor([7, 0, 3, 3, 11])
     expected = model.scores(users)
-    monkeypatch.setattr(maml, "PAIRS", pairs)
+    monkeypatch.setitem(maml.PAIRS, "cpu", pairs)
     torch.testing.assert_close(model.scores(users), expected)
 
 

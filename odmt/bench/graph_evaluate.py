@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odmt.bench.graph_data import SHAPES, GraphData, GraphShape, HostName, random_graph
 from odmt.bench.graph_official_ranking import LENGTH, RECALLS
-from odmt.bench.measure import compare
+from odmt.bench.measure import CLOCKS, compare
 from odmt.bench.results import report
 from odmt.distributed import World, choose_device
 from odmt.graph.models.host import Host
@@ -83,6 +83,7 @@ def graph_evaluate(
     dim: int = 128,
     repeats: int = 5,
     device: Literal["auto", "cuda", "cpu"] = "auto",
+    clock: Literal["wall", "cpu"] = "wall",
     json: Path | None = None,
 ):
     """Compare the ranking of all users with an official evaluator's loops over users, from the scores of an epoch to its metrics.
@@ -93,7 +94,11 @@ def graph_evaluate(
         dim: width D of the GRCN that has scored.
         repeats: rankings of each side, in turn.
         device: where both compute.
+        clock: `cpu` adds up the seconds of all threads, which others on the machine disturb less (with OMP_NUM_THREADS=1: threads
+            that wait for one another count too).
         json: file for the numbers.
     """
     settings = {"evaluator": evaluator, "shape": shape, "dim": dim, "device": device}
-    report([compare(f"graph-evaluate {evaluator}", settings, make, (odmt, official), repeats)], json)
+    measurement = compare(f"graph-evaluate {evaluator}", settings, make, (odmt, official), repeats, clock=CLOCKS[clock])
+    measurement.settings |= {"clock": clock}
+    report([measurement], json)

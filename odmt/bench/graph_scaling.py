@@ -1,6 +1,7 @@
 """What an epoch and an evaluation of a recommender on the graph cost as the users grow."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from odmt.bench.graph_data import GraphCounts, GraphData, HostName, random_graph
 from odmt.bench.graph_evaluate import score_blocks
-from odmt.bench.measure import in_fresh_process, memory_now, memory_peak, reset_peak, timed
+from odmt.bench.measure import CLOCKS, in_fresh_process, memory_now, memory_peak, reset_peak, timed
 from odmt.bench.results import Measurement, print_table, write_json
 from odmt.distributed import World, choose_device
 from odmt.features.items import to_device
@@ -63,7 +64,7 @@ class Point:
         }
 
 
-def measure(host: HostName, users: int, dim: int, repeats: int, device: str) -> Point:
+def measure(host: HostName, users: int, dim: int, repeats: int, device: str, clock: str) -> Point:
     """Train some steps, then rank all users; to be called in a process of its own."""
     where = choose_device(device)
     counts = GraphCounts(users, ITEMS, PAIRS_A_USER * users, users, 10, {"image": 64, "text": 32})
@@ -71,18 +72,19 @@ def measure(host: HostName, users: int, dim: int, repeats: int, device: str) -> 
     reset_peak(where)
     before = memory_now(where)
     model = graph.host(host, dim).to(where)
-    steps = train(model, graph, host, repeats, where)
+    steps = train(model, graph, host, repeats, lambda step: timed(step, where, CLOCKS[clock]))
     train_bytes = memory_peak(where) - before
     model.zero_grad()
     model.eval().prepared()
     reset_peak(where)
     before = memory_now(where)
-    seconds = timed(lambda: evaluate(model, graph, where), where)
+    seconds = timed(lambda: evaluate(model, graph, where), where, CLOCKS[clock])
     return Point(users, len(graph.users), steps, train_bytes, seconds, memory_peak(where) - before)
 
 
-def train(model: Host, graph: GraphData, host: HostName, repeats: int, device: torch.device) -> list[float]:
+def train(model: Host, graph: GraphData, host: HostName, repeats: int, time: Callable[[Callable], float]) -> list[float]:
     """Seconds of some steps after a first one."""
+    device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     batches = graph.sampler(host, len(graph.users) // STEPS).epoch(1)
 
@@ -93,7 +95,7 @@ def train(model: Host, graph: GraphData, host: HostName, repeats: int, device: t
         optimizer.step()
         model.after_step()
 
-    return [timed(step, device) for _ in range(repeats + 1)][1:]
+    return [time(step) for _ in range(repeats + 1)][1:]
 
 
 def evaluate(model: Host, graph: GraphData, device: torch.device):
@@ -107,6 +109,7 @@ def graph_scaling(
     dim: int = 16,
     repeats: int = 3,
     device: Literal["auto", "cuda", "cpu"] = "auto",
+    clock: Literal["wall", "cpu"] = "wall",
     json: Path | None = None,
 ):
     """Measure an epoch of training and the ranking of all users over the number of users, at 5,000 items and 8 pairs a user.
@@ -120,13 +123,16 @@ def graph_scaling(
         dim: width D.
         repeats: steps that are measured of each size.
         device: where it computes.
+        clock: `cpu` adds up the seconds of all threads, which others on the machine disturb less (with OMP_NUM_THREADS=1: threads
+            that wait for one another count too).
         json: file for the numbers.
     """
     points = [
-        in_fresh_process(measure, host, count, dim, repeats, device) for count in tqdm(users, desc="graph-scaling", leave=False)
+        in_fresh_process(measure, host, count, dim, repeats, device, clock)
+        for count in tqdm(users, desc="graph-scaling", leave=False)
     ]
     print_table([point.row() for point in points])
-    settings = {"host": host, "dim": dim, "repeats": repeats, "device": device}
+    settings = {"host": host, "dim": dim, "repeats": repeats, "device": device, "clock": clock}
     write_json([_measurement(point, settings) for point in points], json)
 
 

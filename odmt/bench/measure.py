@@ -19,10 +19,18 @@ MATRIX = 8192  # rows and columns of the product that a GPU's peak is measured b
 Run = Callable[[int], None]  # does the repeat of the given number
 Make = Callable[..., Any]  # settings -> data, which has the attributes `device` and `work`
 Build = Callable[[Any], Run]  # data -> one side, warmed up
+Clock = Callable[[], float]  # seconds since some moment
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def compare(
-    name: str, settings: dict[str, Any], make: Make, sides: tuple[Build, Build], repeats: int, memory_settings: dict | None = None
+    name: str,
+    settings: dict[str, Any],
+    make: Make,
+    sides: tuple[Build, Build],
+    repeats: int,
+    memory_settings: dict | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Measurement:
     """Measure the package against the baseline.
 
@@ -33,11 +41,12 @@ def compare(
         sides: build the package's side and the baseline; importable.
         repeats: of each side, in turn.
         memory_settings: what differs where memory is measured, where a shorter run has the same peak.
+        clock: what seconds are read from.
     """
     brief = {**settings, **(memory_settings or {})}
     peaks = [peak_bytes(make, side, brief) for side in sides]
     data = make(**settings)
-    seconds = interleave([side(data) for side in sides], repeats, data.device)
+    seconds = interleave([side(data) for side in sides], repeats, data.device, clock)
     measurement = Measurement(name, settings, *seconds, *peaks, data.work)
     if data.device.type == "cuda":
         flops = count_flops(sides[0](data))
@@ -45,22 +54,22 @@ def compare(
     return measurement
 
 
-def interleave(runs: list[Run], repeats: int, device: torch.device) -> list[list[float]]:
+def interleave(runs: list[Run], repeats: int, device: torch.device, clock: Clock = time.perf_counter) -> list[list[float]]:
     """Seconds of every repeat of each run; the runs take turns, so that all see the same noise of the machine."""
     seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats):
         for run, taken in zip(runs, seconds):
-            taken.append(timed(lambda run=run, repeat=repeat: run(repeat), device))
+            taken.append(timed(lambda run=run, repeat=repeat: run(repeat), device, clock))
     return seconds
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], None], device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Seconds of a call, until the device has finished."""
     synchronize(device)
-    started = time.perf_counter()
+    started = clock()
     run()
     synchronize(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def synchronize(device: torch.device):

@@ -25,7 +25,7 @@ from odmt.graph.content import ItemContent
 from odmt.graph.models.host import Host, total
 from odmt.graph.sampling import PairBatch
 
-PAIRS = 1 << 9  # pairs that are scored at a time: what is computed of them stays in a CPU's cache
+PAIRS = {"cpu": 1 << 9, "cuda": 1 << 16}  # that are scored at a time: what is computed of them stays in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,12 @@ class MAML(Host):
         user_table, items, projected = self.prepared()
         user_side, num_items = self.user_side(user_table[users]), len(items)
         scores = items.new_empty(len(users), num_items)
-        width = min(PAIRS, num_items)
+        pairs = PAIRS[scores.device.type]
+        width = min(pairs, num_items)
         for begin in range(0, num_items, width):
             columns = slice(begin, begin + width)
             item_side = self.item_side(items[columns], projected[columns])
-            for rows in torch.arange(len(users)).split(PAIRS // width):
+            for rows in torch.arange(len(users)).split(pairs // width):
                 scores[rows, columns] = -self.distances(user_side.rows((rows, None)), item_side)
         return scores
 
@@ -230,9 +231,10 @@ class MAML(Host):
 def sum_of_covariances(rows: Tensor) -> Tensor:
     """The covariances of all pairs of different columns of [R, D], summed with their signs.
 
-    It is the variance of the rows' sums without the columns' own variances, so no matrix [D, D] is needed.
+    The sum over all pairs is that of the square of a row's sum, so no matrix [D, D] is needed.
     """
-    return rows.sum(1).var(correction=0) - rows.var(0, correction=0).sum()
+    centred = rows - rows.mean(0)
+    return (centred.sum(1).square().sum() - centred.square().sum()) / len(rows)
 
 
 def _unit(vectors: Tensor) -> Tensor:
