@@ -1,5 +1,7 @@
 """Every class of image encoder, on a small random checkpoint, against what transformers itself makes of the same images."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -242,6 +244,14 @@ def test_a_classifier_without_pooler_has_all_that_is_asked_for(tmp_path):
     torch.manual_seed(0)
     tf.ViTForImageClassification(CASES["vit"][0]).save_pretrained(tmp_path / "vit")
     assert ImageEncoder(str(tmp_path / "vit"), CPU).header.max_tokens == 17
+
+
+def test_a_library_that_is_missing_is_named(tmp_path):
+    if importlib.util.find_spec("timm"):
+        pytest.skip("timm is installed")
+    (tmp_path / "config.json").write_text('{"model_type": "timm_wrapper", "architecture": "resnet18"}')
+    with pytest.raises(InputError, match=r"needs a library that is not installed: .*timm"):
+        ImageEncoder(str(tmp_path), CPU)
 
 
 TIMM = {

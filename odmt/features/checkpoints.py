@@ -167,6 +167,8 @@ class Checkpoint:
         try:
             yield
         except Exception as error:  # what the library raises depends on which of a checkpoint's files is missing or broken
+            if isinstance(error, ImportError):
+                raise InputError(f"{self.name}: needs a library that is not installed: {' '.join(str(error).split())}") from error
             what = what or f"no checkpoint of {USUAL[self.modality]} or another {self.modality} encoder"
             demo = f"data/demo/encoders/{'clip' if self.modality == 'image' else 'bert'}"
             unreached = f". The hub cannot be reached from here: give a folder; for a trial {demo}, which scripts/demo.py makes"
