@@ -33,13 +33,14 @@ class OptionParser(ArgumentParser):
         super().error(head + required + options if required else message, ex)
 
 
-def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None):
+def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None, positional: bool = False):
     """Run one function, or the one of several that the first argument names, with the command line's options.
 
-    Types, defaults and help texts are those of the functions' signatures and docstrings.
+    Types, defaults and help texts are those of the functions' signatures and docstrings. With `positional`, what has no default is
+    given without its name.
     """
     with report_mistakes():
-        return auto_cli(commands, args=args, as_positional=False, parser_class=OptionParser)
+        return auto_cli(commands, args=args, as_positional=positional, parser_class=OptionParser)
 
 
 @contextmanager

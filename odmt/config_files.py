@@ -64,10 +64,14 @@ def config_help(args: Sequence[str] = ()) -> str:
     return re.sub(r"^  --", "    ", text, flags=re.MULTILINE)
 
 
-def load_config(args: Sequence[str]) -> RunConfig:
+def load_config(args: Sequence[str], anywhere: bool = False) -> RunConfig:
     """Build the configuration from YAML files and `key=value` pairs, the later ones winning.
 
     The family's name, wherever it stands, decides which keys there are; without one it is `sequential`.
+
+    Args:
+        args: files and pairs.
+        anywhere: take a run's own file as it is, wherever its folder has been brought: to read the run, not to go on with it.
 
     Raises:
         InputError: a file that is missing or no YAML mapping, an unknown key (with the valid ones), a value of the wrong type or
@@ -78,7 +82,7 @@ def load_config(args: Sequence[str]) -> RunConfig:
     merged: dict = {}
     for arg in args:
         if _is_file(arg):
-            pairs = _pairs(Path(arg))
+            pairs = _pairs(Path(arg), anywhere)
         elif "=" in arg:
             pairs = [parse_override(arg, family)]
         else:
@@ -200,14 +204,14 @@ def read_yaml(path: Path) -> dict:
     return content
 
 
-def _pairs(path: Path) -> list[tuple[str, object]]:
+def _pairs(path: Path, anywhere: bool) -> list[tuple[str, object]]:
     """The keys of a file with their values; those that name the run are its folder's own, where a run's folder has been moved."""
     content = read_yaml(path)
     try:
         pairs = dict(_flatten(content))
     except RecursionError as error:
         raise InputError(f"{path}: an alias (*NAME) that holds itself") from error
-    return list((pairs | _moved(path, pairs)).items())
+    return list((pairs | ({} if anywhere else _moved(path, pairs))).items())
 
 
 def _moved(path: Path, pairs: dict[str, object]) -> dict[str, object]:

@@ -36,10 +36,20 @@ class ItemLists:
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The items of some users, one user after the other, and the number of each one's."""
-        starts = self.offsets[users]
-        lengths = self.offsets[users + 1] - starts
+        return self.last(users, len(self.items))
+
+    def last(self, users: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last items of some users, so many of each one's at most; returns as `of`."""
+        ends = self.offsets[users + 1]
+        starts = np.maximum(self.offsets[users], ends - most)
+        lengths = ends - starts
         shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
         return self.items[np.arange(lengths.sum()) + shifts], lengths
+
+    @classmethod
+    def of_counts(cls, items: np.ndarray, counts: np.ndarray) -> "ItemLists":
+        """From the items of all users, one user after the other, and how many each has [U]."""
+        return cls(items.astype(np.int64), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
 
 
 @dataclass

@@ -5,12 +5,12 @@ early stopping, selection, the test at the end and curves; a family has what is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from odmt.config import RunConfig
 from odmt.distributed import World
@@ -33,6 +33,24 @@ class EpochBatches:
     describe: Callable[[int], str]
 
 
+@dataclass(frozen=True)
+class People:
+    """Who is to be recommended something.
+
+    Attributes:
+        histories: what each has had, oldest first, as columns of the scores; nobody has had nothing.
+        users: int64, who they are; None: people who are not in the data.
+    """
+
+    histories: ItemLists
+    users: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.histories.offsets) - 1
+
+
+Vectors = dict[str, Tensor]  # by source
+
 Scorer = Callable[[str], Iterator[ScoreBlock]]  # split -> scores of this process's share of the users
 
 
@@ -46,6 +64,9 @@ class Task(ABC):
         model: its forward takes a batch and the epoch (from 1) and gives the losses by name: `loss`, alone differentiable, is the
             sum of the others. The loss is worked out inside, so that `DistributedDataParallel` sees all of it.
         first_item: the column of the scores in which items begin; what stands before it is padding.
+        user_ids: the users' names in the dataset.
+        item_ids: the items' names, column by column.
+        dot_products: whether a score is the product of a user's and an item's vector.
     """
 
     config: RunConfig
@@ -53,6 +74,9 @@ class Task(ABC):
     precision: Precision
     model: nn.Module
     first_item: int = 0
+    user_ids: list[str]
+    item_ids: list[str]
+    dot_products: bool = True
 
     @abstractmethod
     def __str__(self) -> str:
@@ -85,6 +109,47 @@ class Task(ABC):
     @abstractmethod
     def train_counts(self) -> np.ndarray:
         """How often each item occurs in training, by column of the scores."""
+
+    @abstractmethod
+    def item_vectors(self) -> Vectors:
+        """Vectors of all items [C, D] under the weights of now, by every source that there is."""
+
+    @abstractmethod
+    def new_item_vectors(self, item_ids: Sequence[str]) -> Vectors:
+        """Vectors [M, D] of items of the dataset that training did not know, by the sources that can tell, if any: never by an ID.
+
+        Raises:
+            InputError: features that are missing.
+        """
+
+    @abstractmethod
+    def user_vectors(self, people: People, vectors: Vectors) -> Vectors:
+        """Vectors of some people [len(people), D] by the sources whose scores are averaged.
+
+        Args:
+            people: who.
+            vectors: of the items, as `item_vectors` gives them.
+
+        Raises:
+            InputError: people who are not in the data, of a model that needs what it has learnt of a user.
+        """
+
+    @abstractmethod
+    def score(self, people: People, vectors: Vectors, sources: Collection[str]) -> Iterator[ScoreBlock]:
+        """Score items for some people, block by block; the numbers of a block are places in `people`.
+
+        Args:
+            people: who.
+            vectors: of the items [C + M, D]; the last M, new ones, some sources do not have, and score as -inf.
+            sources: which scores are wanted; `fused` is the mean over the sources that an item has.
+
+        Raises:
+            InputError: as `user_vectors`.
+        """
+
+    def renamed(self) -> dict[str, str]:
+        """What checkpoints of earlier versions have in their fingerprint, and what is there now if it is the same."""
+        return {}
 
     def provenance(self) -> dict:
         """What environment.json is to say of the data, in JSON's types."""

@@ -85,6 +85,32 @@ class Progress:
         return self.history[self.best_epoch - 1][selection] if self.best_epoch else -1.0
 
 
+def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy: str):
+    """Refuse weights that were trained on something else.
+
+    Args:
+        path: where they lie, for the message.
+        noted: what is noted beside them: `basis`, what they were trained on by name, and `described`, data and model in words.
+        now: what there is.
+        task: of now.
+        remedy: what to do, unless what was is brought back.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    renamed = RENAMED | task.renamed()
+    before = {key: renamed.get(value, value) for key, value in noted.get("basis", {}).items()}
+    # What an earlier version did not note cannot differ from what it noted.
+    if differing := [key for key in before if before[key] != now.get(key)]:
+        values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
+        words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
+        then = f"; then {noted['described']}; now {task}" if noted.get("described", str(task)) != str(task) else ""
+        raise InputError(
+            f"{path}: trained with other {values}; bring that back (data are now read from {task.config.data.folder}), {remedy}. "
+            f"{words}{then}"
+        )
+
+
 class Run:
     """A trainer, the folder it leaves its results in, and how far it is."""
 
@@ -111,19 +137,8 @@ class Run:
         if not self.folder.last.exists():
             return
         noted, now = load_metadata(self.folder.last), self.progress.basis
-        before = Progress.read(noted, self.folder.last, self.config.selection).basis
-        before = {key: RENAMED.get(value, value) for key, value in before.items()}
-        # What an earlier version did not note cannot differ from what it noted.
-        if differing := [key for key in before if before[key] != now.get(key)]:
-            values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
-            words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
-            then = (
-                f"; then {noted['described']}; now {self.task}" if noted.get("described", str(self.task)) != str(self.task) else ""
-            )
-            raise InputError(
-                f"{self.folder.last}: trained with other {values}; bring that back (data are now read from "
-                f"{self.config.data.folder}), --overwrite the run, or set another name=. {words}{then}"
-            )
+        noted["basis"] = Progress.read(noted, self.folder.last, self.config.selection).basis
+        check_basis(self.folder.last, noted, now, self.task, "--overwrite the run, or set another name=")
         metadata = load_training(self.folder.last, self.trainer.model, self.trainer.optimizer)
         self.progress = Progress.read(metadata, self.folder.last, self.config.selection)
         self.progress.basis, self.progress.described = now, str(self.task)
@@ -225,7 +240,11 @@ class Run:
         """Write what follows from the checkpoint: the metrics so far, and the weights where they are the best ones."""
         progress = self.progress
         if progress.best_epoch == progress.epoch:
-            save_tensors(self.folder.best, self.trainer.model.state_dict(), {"epoch": progress.epoch})
+            save_tensors(
+                self.folder.best,
+                self.trainer.model.state_dict(),
+                {"epoch": progress.epoch, "basis": progress.basis, "described": progress.described},
+            )
         self.folder.write_metrics(progress.history)
 
     def finish(self) -> dict:

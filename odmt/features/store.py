@@ -12,7 +12,7 @@ import dataclasses
 import json
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,12 +226,20 @@ class FeatureStore:
         for shard in self._shards:
             yield from shard.read_records()
 
-    def content_fingerprint(self) -> str:
+    def content_fingerprint(self, item_ids: Collection[str] | None = None) -> str:
         """A hash of what the features were made from, item by item: images and texts, or the features that were imported.
 
         It stays the same when an extraction is continued that finds nothing to do, and whatever the shards are.
+
+        Args:
+            item_ids: of which items alone; None: of all.
         """
-        made = sorted((item_id, record.source) for item_id, record in self.records() if record.fate in ("stored", "blank"))
+        chosen = None if item_ids is None else set(item_ids)
+        made = sorted(
+            (item_id, record.source)
+            for item_id, record in self.records()
+            if record.fate in ("stored", "blank") and (chosen is None or item_id in chosen)
+        )
         return xxhash.xxh3_64_hexdigest(json.dumps(made).encode())
 
     def _num_bytes(self, item_id: str) -> int | None:

@@ -27,10 +27,14 @@ class FeatureTable(Protocol):
     """One modality's features of N items.
 
     Attributes:
+        store: where they come from.
+        item_ids: names of the items.
         width: W.
         lengths: int64 [N], tokens of every item.
     """
 
+    store: FeatureStore
+    item_ids: list[str]
     width: int
     lengths: np.ndarray
 
@@ -110,7 +114,7 @@ class ResidentTable:
     """All features as one tensor of the store's type, on the device or in pinned RAM."""
 
     def __init__(self, stored: StoredTable, device: torch.device, pinned: bool = False):
-        self.store = stored.store
+        self.store, self.item_ids = stored.store, stored.item_ids
         self.width = stored.width
         self.lengths = stored.lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -180,12 +184,17 @@ def load_features(data: Placed, item_ids: list[str], needs: dict[str, str], devi
 
 
 def feature_fingerprints(tables: Mapping[str, FeatureTable]) -> dict[str, str]:
-    """What features were made with, and from what, as hashes by name."""
+    """What the features of the tables' items were made with, and from what, as hashes by name; a store may hold more items."""
     found = {}
     for modality, table in tables.items():
         found[f"{modality} features"] = table.store.header.fingerprint()
-        found[f"{modality} content"] = table.store.content_fingerprint()
+        found[f"{modality} content"] = table.store.content_fingerprint(table.item_ids)
     return found
+
+
+def renamed_contents(tables: Mapping[str, FeatureTable]) -> dict[str, str]:
+    """The contents of whole stores, which earlier versions noted, and those of the tables' items."""
+    return {table.store.content_fingerprint(): table.store.content_fingerprint(table.item_ids) for table in tables.values()}
 
 
 def left_out_items(folder: Path) -> set[str]:

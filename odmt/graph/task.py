@@ -1,6 +1,6 @@
 """The models on the user-item graph as a `Task`: data, model, batches and scores of a run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.labels import Labels, read_labels
-from odmt.features.tables import StoredTable, feature_fingerprints, left_out_items, open_table
+from odmt.features.tables import StoredTable, feature_fingerprints, left_out_items, open_table, renamed_contents
 from odmt.graph.builder import build_model
 from odmt.graph.config import Config, DataConfig
 from odmt.graph.models.host import Host
@@ -20,7 +20,7 @@ from odmt.graph.published import published_metrics
 from odmt.graph.sampling import PairBatch, PairSampler
 from odmt.precision import Precision
 from odmt.ranking import ItemLists, ScoreBlock
-from odmt.task import EpochBatches, Scorer, Task
+from odmt.task import EpochBatches, People, Scorer, Task, Vectors
 
 SCORES = 1 << 22  # scores that are held at a time
 
@@ -155,6 +155,58 @@ class GraphTask(Task):
             return {}
         return published_metrics(self.config.model.host, scorer(split), self._seen[split], self.pairs.held_out(split))
 
+    @property
+    def user_ids(self) -> list[str]:
+        """Names of the users."""
+        return self.pairs.user_ids
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Names of the items."""
+        return self.pairs.item_ids
+
+    @property
+    def dot_products(self) -> bool:
+        """As the host has it."""
+        return self.model.dot_products
+
+    def renamed(self) -> dict[str, str]:
+        """Earlier versions noted what whole stores held."""
+        return renamed_contents(self.tables)
+
+    def item_vectors(self) -> Vectors:
+        """The host's representations, its only source."""
+        return {"fused": self._representations()[1]}
+
+    def new_item_vectors(self, item_ids: Sequence[str]) -> Vectors:
+        """None: every host adds to an item's content, or takes in its place, what it has learnt of the item's own row and edges."""
+        return {}
+
+    def user_vectors(self, people: People, vectors: Vectors) -> Vectors:
+        """The host's representations."""
+        return {"fused": self._representations()[0][self._users(people)]}
+
+    def score(self, people: People, vectors: Vectors, sources: Collection[str]) -> Iterator[ScoreBlock]:
+        """What the host makes of users; histories do not matter, since it knows them by the train edges."""
+        self.model.eval()
+        for block, scores in self._scores(self._users(people).cpu().numpy(), "users"):
+            yield ScoreBlock(block, {"fused": scores})
+
+    @torch.no_grad()
+    def _representations(self) -> tuple[Tensor, Tensor]:
+        self.model.eval()
+        return self.model.prepared()[:2]
+
+    def _users(self, people: People) -> Tensor:
+        if people.users is None:
+            host = self.config.model.host
+            raise InputError(
+                f"a history of somebody who is not in the data says nothing to {host}, which has learnt a vector of every user and "
+                "the edges of the graph; name users of the dataset, add these people to it and train again, or take a sequential "
+                "model, which knows a user by his history"
+            )
+        return torch.from_numpy(people.users).to(self.world.device)
+
     def _check_splits(self):
         split = self.config.evaluation.selection
         if not len(self.pairs.held_out(split).items):
@@ -169,10 +221,16 @@ class GraphTask(Task):
 
     def _score_blocks(self, split: str) -> Iterator[ScoreBlock]:
         users = np.flatnonzero(self.pairs.held_out(split).counts)
+        for places, scores in self._scores(users, split):
+            yield ScoreBlock(users[places], {"fused": scores})
+
+    def _scores(self, users: np.ndarray, shown: str) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Scores of all items for some users, block by block: places in `users` [B] and scores [B, N]."""
         step = max(1, SCORES // self.pairs.num_items)
-        for begin in tqdm(range(0, len(users), step), desc=split, leave=False, delay=2):
+        for begin in tqdm(range(0, len(users), step), desc=shown, leave=False, delay=2):
             block = users[begin : begin + step]
-            yield ScoreBlock(block, {"fused": self.model.scores(torch.from_numpy(block).to(self.world.device))})
+            scores = self.model.scores(torch.from_numpy(block).to(self.world.device))
+            yield np.arange(begin, begin + len(block)), scores
 
     def _to_device(self, batch: PairBatch) -> PairBatch:
         device = self.world.device

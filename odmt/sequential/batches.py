@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odmt.features.items import Items
+from odmt.ranking import ItemLists
 from odmt.sequential.interactions import Interactions
 
 
@@ -103,6 +104,11 @@ def eval_inputs(interactions: Interactions, users: np.ndarray, split: str) -> Se
     """The inputs of some users for a held-out split; rows are item numbers themselves."""
     flat, lengths = interactions.inputs(users, split)
     return _sequences(flat.astype(np.int64), lengths)
+
+
+def history_inputs(histories: ItemLists, people: np.ndarray, max_seq_len: int) -> Sequences:
+    """The last items of some people's histories as inputs; rows are item numbers themselves."""
+    return _sequences(*histories.last(people, max_seq_len))
 
 
 def epoch_users(num_users: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[np.ndarray]:

@@ -3,7 +3,7 @@
 Legend: U users, N items, D width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from odmt.features.items import Items, to_device
 from odmt.features.tables import FeatureTable, count_tokens, gather_features
 from odmt.precision import Precision
 from odmt.ranking import ItemLists, Ranks, ScoreBlock, rank_held_out
-from odmt.sequential.batches import eval_inputs
+from odmt.sequential.batches import Sequences, eval_inputs
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.recommender import Recommender
 
@@ -35,7 +35,32 @@ def encode_catalogue(
         float32 [N + 1, D] by source; row 0, the padding's, is zero.
     """
     model.eval()
-    mine = share(num_items, world)
+    own = _encode(model.encode_items, tables, num_items, share(num_items, world), world, precision)
+    catalogue = {}
+    for source in list(own):
+        vectors = gather_shares(own.pop(source), num_items, world)
+        catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
+    return catalogue
+
+
+@torch.inference_mode()
+def encode_new_items(
+    model: Recommender, tables: Mapping[str, FeatureTable], num_items: int, world: World, precision: Precision
+) -> dict[str, Tensor]:
+    """Encode M items that no table has a row of, of which `tables` has the features; returns float32 [M, D] by source."""
+    model.eval()
+    return _encode(model.encode_new_items, tables, num_items, slice(0, num_items), world, precision)
+
+
+def _encode(
+    encode: Callable[[Items], dict[str, Tensor]],
+    tables: Mapping[str, FeatureTable],
+    num_items: int,
+    mine: slice,
+    world: World,
+    precision: Precision,
+) -> dict[str, Tensor]:
+    """The vectors [share, D] by source of one share of the items."""
     # Items of a length together, so that blocks of them need little padding.
     order = np.argsort(count_tokens(tables, num_items)[mine.start + 1 : mine.stop + 1], kind="stable")
     own: dict[str, Tensor] = {}
@@ -44,16 +69,12 @@ def encode_catalogue(
         numbers = places + mine.start + 1
         items = to_device(Items(numbers, gather_features(tables, numbers)), world.device, precision.dtype)
         with precision.autocast():
-            vectors = model.encode_items(items)
+            vectors = encode(items)
         for source, vector in vectors.items():
             if source not in own:
                 own[source] = torch.empty(len(order), vector.shape[1], device=world.device)
             own[source][places.to(world.device)] = vector.float()
-    catalogue = {}
-    for source in list(own):
-        vectors = gather_shares(own.pop(source), num_items, world)
-        catalogue[source] = torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors])
-    return catalogue
+    return own
 
 
 @torch.inference_mode()
@@ -72,25 +93,69 @@ def score_blocks(
     Yields:
         scores [B, N + 1] by source, `fused` first; those of column 0, the padding, are -inf.
     """
-    model.eval()
     mine = share(interactions.num_users, world)
     users = np.arange(mine.start, mine.stop)
-    num_columns = len(next(iter(catalogue.values())))
+    states = user_states(model, catalogue, users, lambda block: eval_inputs(interactions, block, split), world, split)
+    yield from score_states(states, catalogue, world)
+
+
+@torch.inference_mode()
+def user_states(
+    model: Recommender,
+    catalogue: Mapping[str, Tensor],
+    users: np.ndarray,
+    inputs_of: Callable[[np.ndarray], Sequences],
+    world: World,
+    shown: str,
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Encode users, a block after the other: who, and their states after all of their inputs [B, D] by source, in float32."""
+    model.eval()
+    for begin in tqdm(range(0, len(users), USER_BLOCK), desc=shown, leave=False, delay=2, disable=not world.is_main):
+        block = users[begin : begin + USER_BLOCK]
+        inputs = to_device(inputs_of(block), world.device, torch.float32)
+        last = inputs.lengths.cumsum(0) - 1
+        states = model.encode_users(catalogue, inputs)
+        yield block, {source: state[last].float() for source, state in states.items()}
+
+
+@torch.inference_mode()
+def score_states(
+    encoded: Iterable[tuple[np.ndarray, dict[str, Tensor]]],
+    catalogue: Mapping[str, Tensor],
+    world: World,
+    sources: Collection[str] = (),
+) -> Iterator[ScoreBlock]:
+    """Score all items for encoded users.
+
+    Args:
+        encoded: as `user_states` gives them.
+        catalogue: [N + 1, D] by source; items at the end some sources may not have: their score is -inf, and they do not count
+            in the fused one.
+        world: the processes.
+        sources: what alone is worked out, if named.
+
+    Yields:
+        scores [B, N + 1] as those of `score_blocks`.
+    """
+    num_columns = max(map(len, catalogue.values()))
     step = max(MIN_USERS, SCORES[world.device.type] // num_columns)
     buffers: dict[str, Tensor] = {}  # fresh memory costs a CPU more than the scores that are written to it
-    for begin in tqdm(range(0, len(users), USER_BLOCK), desc=split, leave=False, delay=2, disable=not world.is_main):
-        block = users[begin : begin + USER_BLOCK]
-        states = _last_states(model, catalogue, interactions, block, split, world.device)
+    for block, states in encoded:
+        if sources and "fused" not in sources:
+            states = {source: states[source] for source in sources}
         buffers = buffers or {source: torch.empty(step, num_columns, device=world.device) for source in ("fused", *states)}
         for first in range(0, len(block), step):
             part = slice(first, min(first + step, len(block)))
             scores = {source: buffer[: part.stop - first] for source, buffer in buffers.items()}
             for source, state in states.items():
-                torch.mm(state[part], catalogue[source].T, out=scores[source])
-            first_source, *others = (scores[source] for source in states)
-            fused = scores["fused"].copy_(first_source)
+                known = len(catalogue[source])
+                torch.mm(state[part], catalogue[source].T, out=scores[source][:, :known])
+                scores[source][:, known:] = float("-inf")
+            first_source, *others = sorted(states, key=lambda source: -len(catalogue[source]))
+            fused = scores["fused"].copy_(scores[first_source])
             for other in others:  # the sum over the sources ranks as their mean does
-                fused += other
+                known = len(catalogue[other])
+                fused[:, :known] += scores[other][:, :known]
             for score in scores.values():
                 score[:, 0] = float("-inf")
             yield ScoreBlock(block[part], scores)
@@ -111,10 +176,3 @@ def rank_targets(
 def held_out(interactions: Interactions, split: str) -> ItemLists:
     """The target of every user."""
     return ItemLists(interactions.targets(split).astype(np.int64), np.arange(interactions.num_users + 1))
-
-
-def _last_states(model, catalogue, interactions, users, split, device) -> dict[str, Tensor]:
-    """States after the whole input [U, D] by source, in float32."""
-    inputs = to_device(eval_inputs(interactions, users, split), device, torch.float32)
-    last = inputs.lengths.cumsum(0) - 1
-    return {source: states[last].float() for source, states in model.encode_users(catalogue, inputs).items()}

@@ -1,6 +1,6 @@
 """The sequential models as a `Task`: data, model, losses, batches and scores of a run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -12,12 +12,21 @@ from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.items import to_device
 from odmt.features.labels import Labels, read_labels
-from odmt.features.tables import FeatureTable, count_tokens, feature_fingerprints, gather_features, left_out_items, load_features
+from odmt.features.tables import (
+    FeatureTable,
+    count_tokens,
+    feature_fingerprints,
+    gather_features,
+    left_out_items,
+    load_features,
+    open_table,
+    renamed_contents,
+)
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
 from odmt.prefetch import prefetch
-from odmt.ranking import ItemLists
-from odmt.sequential.batches import Batch, epoch_users, train_batch
+from odmt.ranking import ItemLists, ScoreBlock
+from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, train_batch
 from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import Objective
@@ -25,8 +34,8 @@ from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.recommender import Recommender
 from odmt.sequential.models.sgfd import SgfdSource
 from odmt.sequential.models.towers import ItemTable
-from odmt.sequential.scoring import encode_catalogue, held_out, score_blocks
-from odmt.task import EpochBatches, Scorer, Task
+from odmt.sequential.scoring import encode_catalogue, encode_new_items, held_out, score_blocks, score_states, user_states
+from odmt.task import EpochBatches, People, Scorer, Task, Vectors
 
 
 def build_model(config: Config, interactions: Interactions, tables: Mapping[str, FeatureTable]) -> Recommender:
@@ -167,6 +176,55 @@ class SequentialTask(Task):
     def train_counts(self) -> np.ndarray:
         """Occurrences in the training parts [N + 1], 0 for padding."""
         return self.interactions.train_counts()
+
+    @property
+    def user_ids(self) -> list[str]:
+        """Names of the users."""
+        return self.interactions.user_ids
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Names of the items."""
+        return self.interactions.item_ids
+
+    def renamed(self) -> dict[str, str]:
+        """Earlier versions noted what whole stores held."""
+        return renamed_contents(self.tables)
+
+    def item_vectors(self) -> Vectors:
+        """The catalogue."""
+        return self.catalogue()
+
+    def new_item_vectors(self, item_ids: Sequence[str]) -> Vectors:
+        """What text and image say of items without an ID; the fused vector, where items have but one, is theirs alone."""
+        needs, folder = self.config.model.needs, self.config.data.folder
+        tables = {source: open_table(folder, source, list(item_ids), need == "cls") for source, need in needs.items()}
+        return encode_new_items(self.model, tables, len(item_ids), self.world, self.precision) if tables else {}
+
+    def user_vectors(self, people: People, vectors: Vectors) -> Vectors:
+        """The states after the histories, whoever the people are."""
+        blocks = [states for _, states in self._states(people, vectors)]
+        return {source: torch.cat([block[source] for block in blocks]) for source in blocks[0]}
+
+    def score(self, people: People, vectors: Vectors, sources: Collection[str]) -> Iterator[ScoreBlock]:
+        """Scores after the histories."""
+        counts: dict[str, Tensor] = {}
+        for block in score_states(self._states(people, vectors), vectors, self.world, sources):
+            scored = [source for source in block.scores if source != "fused"]
+            if not counts and len(scored) > 1:
+                columns = torch.arange(block.scores["fused"].shape[1], device=self.world.device)
+                counts["fused"] = sum((columns < len(vectors[source])).float() for source in scored)
+            if counts:
+                block.scores["fused"] /= counts["fused"]
+            yield ScoreBlock(block.users, {source: block.scores[source] for source in sources})
+
+    def _states(self, people: People, vectors: Vectors) -> Iterator[tuple[np.ndarray, Vectors]]:
+        longest = self.config.data.max_seq_len
+
+        def inputs(block: np.ndarray) -> Sequences:
+            return history_inputs(people.histories, block, longest)
+
+        return user_states(self.model, vectors, np.arange(len(people)), inputs, self.world, "users")
 
     def _objective(self) -> Objective:
         config = self.config

@@ -15,7 +15,13 @@ from odmt.graph.sampling import PairBatch
 
 
 class Host(nn.Module):
-    """A recommender whose scores are dot products of representations, unless `prepare` and `scores` say otherwise."""
+    """A recommender whose scores are dot products of representations, unless `prepare` and `scores` say otherwise.
+
+    Attributes:
+        dot_products: whether they are.
+    """
+
+    dot_products = True
 
     def __init__(self):
         super().__init__()

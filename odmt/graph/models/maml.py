@@ -101,6 +101,8 @@ class MAML(Host):
             weigh many times more.
     """
 
+    dot_products = False
+
     def __init__(
         self,
         content: ItemContent,

@@ -61,6 +61,13 @@ class IdAwareMultimodalTransformer(nn.Module):
         blocks = [self._encode(block) for block in Items(items.numbers, features, items.owners).blocks()]
         return {source: torch.cat([block[source] for block in blocks]) for source in self.sources}
 
+    def encode_new(self, items: Items) -> dict[str, Tensor]:
+        """Encode M items by their modalities, unless these see the ID token; the padding's stands in for it, unread."""
+        if self.id_visible and self.id_table is not None:
+            return {}
+        vectors = self(Items(torch.zeros_like(items.numbers), items.features, items.owners))
+        return {source: vector for source, vector in vectors.items() if source != "id"}
+
     def _encode(self, items: Items) -> dict[str, Tensor]:
         """As `forward`, the ID a token among the features."""
         tokens = items.features

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from odmt.features.items import Items
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
-from odmt.sequential.models.towers import losses_of
+from odmt.sequential.models.towers import encode_new, losses_of
 
 
 class SourceBackbones(nn.Module):
@@ -92,6 +92,10 @@ class Recommender(nn.Module):
     def encode_items(self, items: Items) -> dict[str, Tensor]:
         """M items -> [V, D] by source."""
         return self.item_encoder(items)
+
+    def encode_new_items(self, items: Items) -> dict[str, Tensor]:
+        """M items that no table has a row of -> [V, D] by the sources that need none."""
+        return encode_new(self.item_encoder, items)
 
     def encode_users(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
         """States at every position [P, D] by source, from the item vectors that `inputs.rows` points into."""

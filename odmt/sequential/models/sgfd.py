@@ -55,6 +55,10 @@ class SgfdTowers(ItemEncoder):
         students = self.extractor(self._features(items))
         return vectors | {modality: items.repeat(vector) for modality, vector in students.items()}
 
+    def encode_new(self, items: Items) -> dict[str, Tensor]:
+        """What the students make of M items."""
+        return {modality: items.repeat(vector) for modality, vector in self.extractor(self._features(items)).items()}
+
     def losses(self, items: Items) -> dict[str, Tensor]:
         """SGFD's losses of M items, with their weights: `sgfd_class`, `sgfd_fusion`, `sgfd_response`, `sgfd_feature`."""
         losses = self.extractor.losses(self._features(items), self.labels[items.numbers])

@@ -139,6 +139,11 @@ def losses_of(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
     return encoder.losses(items) if isinstance(encoder, ItemEncoder) else {}
 
 
+def encode_new(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
+    """Encode M items that no table has a row of, by the sources that need none [V, D]; what cannot tell them gives nothing."""
+    return encoder.encode_new(items) if hasattr(encoder, "encode_new") else {}
+
+
 class PerSource(nn.Module):
     """One tower a source, none knowing of the others."""
 
@@ -151,6 +156,10 @@ class PerSource(nn.Module):
         # A tower that cuts the items into blocks copies all features that they have.
         return {source: tower(items.of(source), source) for source, tower in self.towers.items()}
 
+    def encode_new(self, items: Items) -> dict[str, Tensor]:
+        """Encode M items by every source but the ID."""
+        return {source: tower(items.of(source), source) for source, tower in self.towers.items() if source != "id"}
+
 
 class EarlyFusion(ItemEncoder):
     """The mean of an item's vectors (SASRec+EF), or their sum (UniSRec), as its one vector."""
@@ -162,7 +171,16 @@ class EarlyFusion(ItemEncoder):
 
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [V, D] as `fused`."""
-        vectors = torch.stack(list(self.encoder(items).values()))
+        return self._fuse(self.encoder(items))
+
+    def encode_new(self, items: Items) -> dict[str, Tensor]:
+        """The mean or the sum of what there is without an ID."""
+        return self._fuse(encode_new(self.encoder, items))
+
+    def _fuse(self, by_source: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not by_source:
+            return {}
+        vectors = torch.stack(list(by_source.values()))
         return {"fused": vectors.mean(0) if self.mean else vectors.sum(0)}
 
     def losses(self, items: Items) -> dict[str, Tensor]:

@@ -1,0 +1,90 @@
+"""The command behind `scripts/recommend.py`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from tabulate import tabulate
+
+from odmt import exports
+from odmt.errors import InputError
+from odmt.exports import check_suffix, read_users, write_table
+from odmt.recommend import Recommendations, load_run
+
+SHOWN = 20  # rows of a table that are printed
+
+
+def recommend(
+    run: Path,
+    users: str = "",
+    similar_to: list[str] = [],  # noqa: B006, the command line makes its own
+    top: int = 10,
+    source: str = "fused",
+    out: Path | None = None,
+    export_vectors: Path | None = None,
+    candidates: list[str] = [],  # noqa: B006
+    new_items: bool = False,
+    keep_seen: bool = False,
+    after_held_out: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    data_root: Path | None = None,
+):
+    """Show or write what a trained run recommends.
+
+    Args:
+        run: the run's folder, RUNS/DATASET/NAME, or a published one.
+        users: all, names with commas between them, or a file: a user a line, or name<TAB>item item ... for people not in the data.
+        similar_to: items whose neighbours are wanted.
+        top: how many of each.
+        source: whose scores: fused, their mean, or one of the run's sources.
+        out: the file to write, .parquet, .csv or .jsonl; without one the first rows are printed.
+        export_vectors: folder to write the vectors of items and users to, by source, as safetensors with their names.
+        candidates: items that alone are recommended.
+        new_items: recommend also items that came after training, by the sources that need no ID.
+        keep_seen: recommend also what a user has had.
+        after_held_out: let users have had their held-out items too: what comes next, rather than what the test asks.
+        device: where to compute.
+        data_root: folder of the datasets, if the run was trained with another.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if not (users or similar_to or export_vectors):
+        raise InputError("say what is wanted: --users all, --similar-to ITEM, --export-vectors FOLDER or --page FILE.html")
+    if out is not None:
+        check_suffix(Path(out))
+        if bool(users) == bool(similar_to):
+            raise InputError("--out is one table: give --users or --similar-to with it, not both")
+    asked = read_users(users) if users else None
+    loaded = load_run(run, device, data_root)
+    if users:
+        table = loaded.recommend(asked, top, source, not keep_seen, candidates or None, new_items, after_held_out)
+        _show(table, out)
+        _remark(loaded, table, candidates, new_items)
+    if similar_to:
+        _show(loaded.similar_items(similar_to, top, source, new_items), out)
+    if export_vectors:
+        exports.export_vectors(loaded, export_vectors)
+        print(f"vectors of {len(loaded.item_ids)} items and {len(loaded.user_ids)} users: {export_vectors}/")
+
+
+def _show(table: pd.DataFrame, out: Path | None):
+    if out is not None:
+        write_table(table, Path(out))
+        print(f"{len(table)} rows: {out}")
+        return
+    print(tabulate(table.head(SHOWN), headers="keys", showindex=False, floatfmt=".4f"))
+    if len(table) > SHOWN:
+        print(f"... {len(table) - SHOWN} more rows; --out FILE.parquet, .csv or .jsonl writes all")
+
+
+def _remark(loaded: Recommendations, table: pd.DataFrame, candidates: list[str], new_items: bool):
+    """Say of new items whether and by what they are recommended."""
+    if "scored_by" in table:
+        new = table[table["item"].isin(set(loaded.new_items))]
+        by = ", ".join(sorted(set(new["scored_by"]))) or "nothing but what has no ID"
+        print(
+            f"{new['item'].nunique()} items that came after training stand in {len(new)} rows, scored by {by}: nobody trained an ID"
+        )
+    elif not candidates and loaded.new_items:
+        print(f"{len(loaded.new_items)} items came after training and are left out; --new-items recommends them too, without IDs")
