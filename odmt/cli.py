@@ -8,6 +8,7 @@ from typing import get_args, get_origin
 from jsonargparse import ArgumentParser, auto_cli
 
 from odmt.errors import InputError
+from odmt.files import explain
 
 
 class OptionParser(ArgumentParser):
@@ -39,8 +40,19 @@ def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = No
     Types, defaults and help texts are those of the functions' signatures and docstrings. With `positional`, what has no default is
     given without its name.
     """
-    with report_mistakes():
+    with report_mistakes(), _explained():
         return auto_cli(commands, args=args, as_positional=positional, parser_class=OptionParser)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the operating system refuses a command into a mistake with a remedy, wherever it was not expected."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(explain(error)) from error
 
 
 @contextmanager

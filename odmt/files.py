@@ -34,7 +34,9 @@ def explain(error: OSError) -> str:
     """What the operating system says, and what to do about it."""
     said = error.strerror or str(error)
     where = f" ({error.filename})" if error.filename else ""
-    return f"{said}{where}; {REMEDIES[error.errno]}" if error.errno in REMEDIES else f"{said}{where}; see to it"
+    in_words = re.search(r"\(os error (\d+)\)", said)  # polars gives the number in words alone
+    number = error.errno or (int(in_words[1]) if in_words else None)
+    return f"{said}{where}; {REMEDIES.get(number, 'see to it')}"
 
 
 @contextmanager

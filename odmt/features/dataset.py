@@ -36,11 +36,12 @@ def find_dataset(dataset: Path) -> Path:
         InputError: there is neither.
     """
     dataset = Path(dataset)
-    if dataset.is_dir():
-        return dataset
     named = Path("data") / dataset
-    if len(dataset.parts) == 1 and named.is_dir():
-        return named
+    with reading(dataset):
+        if dataset.is_dir():
+            return dataset
+        if len(dataset.parts) == 1 and named.is_dir():
+            return named
     tried = f"{dataset} or {named}" if len(dataset.parts) == 1 else str(dataset)
     raise InputError(f"{tried}: no such folder; --dataset names a dataset, NAME or data/NAME; scripts/prepare.py makes one")
 
@@ -72,13 +73,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
     if not os.path.lexists(path):
         return None
+    with reading(path):
+        content = path.read_bytes()
     try:
-        with reading(path):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(content)
         return {**record, "tables": {name: TableState(**state) for name, state in record["tables"].items()}}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{path}: damaged ({type(error).__name__}: {error}); restore it, or have it made from the tables as they are: "
             f"{_accept(folder)}"

@@ -44,12 +44,12 @@ def read_items(path: Path, lower_case: bool = True) -> tuple[list[str], list[str
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines with their numbers from 1, without their ends."""
     check_table(path)
-    try:
-        with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+    with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+        try:
             for line, row in enumerate(file, 1):
                 yield line, row.rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
 
 
 def check_table(path: Path):

@@ -4,6 +4,7 @@ A history is what a user did, in time order and uncut; every source of raw files
 items and, where there are any, pictures.
 """
 
+import os
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Dataset:
 
 def source_of(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Describe what a dataset is made from: the command's arguments, and sizes and times of the files among them."""
-    files = {name: path for name, path in arguments.items() if isinstance(path, Path) and path.is_file()}
+    files = {name: path for name, path in arguments.items() if isinstance(path, Path) and os.path.isfile(path)}
     return {
         "command": command,
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},

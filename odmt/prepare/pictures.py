@@ -39,11 +39,12 @@ def find_pictures(folder: Path, item_ids: Collection[str], pattern: str = "*") -
         the files by name, those that nobody asked for too.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; it should hold the images as ITEM_ID.jpg or another suffix")
     suffixes = image_suffixes()
     found: dict[str, list[Path]] = defaultdict(list)
     try:
+        os.scandir(folder).close()  # glob says nothing of a folder that may not be read
         for path in sorted(path for path in folder.glob(pattern) if path.suffix.lower() in suffixes):
             found[path.stem].append(path)
     except OSError as error:

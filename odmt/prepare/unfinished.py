@@ -58,12 +58,11 @@ def finish(dataset: Path):
 
 
 def _read_cut(path: Path) -> Cut:
+    with reading(path):
+        content = path.read_bytes()
     try:
-        with reading(path):
-            return Cut(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        return Cut(**json.loads(content))
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); run `prepare.py amazon` again") from None
 
 
