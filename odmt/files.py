@@ -30,10 +30,15 @@ REMEDIES = {
 }
 
 
-def explain(error: OSError) -> str:
-    """What the operating system says, and what to do about it."""
+def explain(error: OSError, named: bool = False) -> str:
+    """What the operating system says, and what to do about it.
+
+    Args:
+        error: its error, or one that a library has made of it.
+        named: the message says already which file it is.
+    """
     said = error.strerror or str(error)
-    where = f" ({error.filename})" if error.filename else ""
+    where = f" ({error.filename})" if error.filename and not named else ""
     in_words = re.search(r"\(os error (\d+)\)", said)  # polars gives the number in words alone
     number = error.errno or (int(in_words[1]) if in_words else None)
     return f"{said}{where}; {REMEDIES.get(number, 'see to it')}"
@@ -50,8 +55,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = None  # the path says it
-        raise InputError(_sentence(path, "cannot be read", explain(error), remedy)) from error
+        raise InputError(_sentence(path, "cannot be read", explain(error, named=True), remedy)) from error
     except UnicodeDecodeError as error:
         problem = f"not UTF-8 ({error.reason} at byte {error.start}); convert it, e.g. with iconv -t utf-8"
         raise InputError(_sentence(path, "cannot be read", problem, remedy)) from error
@@ -64,8 +68,7 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         failure = error if isinstance(error, OSError) else _of_library(error)
-        failure.filename = failure.filename2 = None
-        problem = explain(failure) + (f", {_free(path)}" if failure.errno in (errno.ENOSPC, errno.EDQUOT) else "")
+        problem = explain(failure, named=True) + (f", {_free(path)}" if failure.errno in (errno.ENOSPC, errno.EDQUOT) else "")
         raise InputError(f"{path}: cannot be written ({problem})" + (f"; {remedy}" if remedy else "")) from error
 
 
