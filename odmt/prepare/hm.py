@@ -10,10 +10,12 @@ from odmt.errors import InputError
 from odmt.prepare.histories import histories_by_time
 from odmt.prepare.item_tables import read_items
 from odmt.prepare.layout import HAS_TEXT, Cut, Dataset, source_of
+from odmt.prepare.names import unmatched
 from odmt.prepare.new_folder import new_folder
 from odmt.prepare.pictures import find_pictures, place_pictures
 from odmt.prepare.raw_tables import read_csv
 
+LOOKED_AT = 10_000  # purchases, to say what they call articles where none is known
 # The text of an item in the paper.
 FIELDS = ["prod_name", "product_type_name", "product_group_name", "graphical_appearance_name", "colour_group_name"]
 
@@ -69,17 +71,25 @@ def _draw(path: Path, items: pl.DataFrame, min_length: int, users: int, seed: in
     columns = [pl.col("customer_id").alias("user"), pl.col("article_id").alias("item")]
     tables = read_csv(path, columns, skip_bad_lines=skip_bad_lines)
     usable = pl.col("item").is_in(items["item"].implode())
-    hashes = [table.filter(usable).select(pl.col("user").hash()) for table in tables]
+    hashes, bought = [], set()
+    for table in tables:
+        hashes.append(table.filter(usable).select(pl.col("user").hash()))
+        bought = bought or set(table["item"].head(LOOKED_AT))
     counts = pl.concat(hashes).group_by("user", maintain_order=True).len()
     active = counts.filter(pl.col("len") >= min_length)["user"]
     print(f"{len(active):,} of {len(counts):,} customers have {min_length} purchases of items with text and image")
     if active.is_empty():
+        example = _example(items["item"], bought) if counts.is_empty() else ""
         raise InputError(
             f"{path}: no customer has {min_length} purchases of the {len(items):,} articles with text and image; are --articles "
-            "and --images those of this file, and --min-length right?"
+            f"and --images those of this file, and --min-length right?{example}"
         )
     chosen = random.Random(seed).sample(range(len(active)), min(users, len(active)))
     return active.gather(chosen).to_frame()
+
+
+def _example(items: pl.Series, bought: set[str]) -> str:
+    return f" None of them was bought: {unmatched(items, bought, 'the file')}" if len(items) else ""
 
 
 def _histories(path: Path, drawn: pl.DataFrame, skip_bad_lines: int) -> pl.DataFrame:
