@@ -1,0 +1,70 @@
+"""Dependencies point one way, and a family of models can be deleted: the other one trains as before."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from graph_dataset import write_pairs
+from ring_dataset import write_ring
+
+ROOT = Path(__file__).parents[1]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+SMALL = ["model.dim=8", "train.epochs=2", "train.device=cpu", "train.batch_size=16"]
+
+
+def test_the_contracts_hold():
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Contracts: {len(CONTRACTS)} kept, 0 broken" in done.stdout
+
+
+def test_every_module_stands_under_a_contract():
+    under = {module for contract in CONTRACTS for module in contract.get("source_modules", contract.get("modules", []))}
+    engine = {f"odmt.{path.stem}" for path in (ROOT / "odmt").glob("[!_]*.py")}
+    report = {f"odmt.report.{path.stem}" for path in (ROOT / "odmt" / "report").glob("[!_]*.py")}
+    folders = {f"odmt.{path.name}" for path in (ROOT / "odmt").iterdir() if (path / "__init__.py").is_file()}
+    assert engine | report | folders - {"odmt.report", "odmt.bench"} <= under  # bench measures everything
+
+
+def without(family: str, place: Path) -> Path:
+    """A copy of the package without a family's folder."""
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "odmt", place / "odmt", ignore=skipped)
+    shutil.copytree(ROOT / "configs", place / "configs")
+    shutil.copytree(ROOT / "scripts", place / "scripts", ignore=skipped)
+    shutil.rmtree(place / "odmt" / family)
+    return place
+
+
+def run(tree: Path, *args: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    return subprocess.run([sys.executable, *args], cwd=tree, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "left", "config", "report", "row"),
+    [
+        ("graph", "sequential", ["data.max_seq_len=5"], "table2", "SASRec+LF"),
+        ("sequential", "graph", ["family=graph", "model.host=grcn"], "sgfd", "GRCN+SGFD"),
+    ],
+)
+def test_without_one_family_the_other_trains(deleted, left, config, report, row, tmp_path):
+    tree = without(deleted, tmp_path)
+    write = write_ring if left == "sequential" else write_pairs
+    write(tree / "data" / "mine", 20, 8 if left == "sequential" else 30)
+    done = run(tree, "-m", "odmt.train", "data.dataset=mine", *config, *SMALL, "name=run")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tree / "runs" / "mine" / "run" / "result.json").read_text())
+    assert result["epochs"] == 2
+    refused = run(tree, "-m", "odmt.train", f"family={deleted}")
+    assert refused.returncode == 2
+    assert f"config key family: '{deleted}' is none of {left}" in refused.stderr
+    shown = run(tree, "scripts/reproduce.py", report, "--datasets", "mine", "--render-only")
+    assert shown.returncode == 0, shown.stderr
+    assert row in shown.stdout
