@@ -5,9 +5,9 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint format clean
 
-## demo: train ODMT on generated data and show its metrics
+## demo: train a model of each family on generated data and show their metrics
 demo: $(STAMP)
-	OMP_WAIT_POLICY=passive $(BIN)/python scripts/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python scripts/demo.py --family all
 
 ## test: lint and the whole test suite
 test: lint

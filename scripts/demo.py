@@ -1,4 +1,4 @@
-"""Train ODMT on generated data and show its test metrics: `python scripts/demo.py`, or `make demo`."""
+"""Train ODMT, or another family's model, on generated data and show its test metrics: `python scripts/demo.py`, or `make demo`."""
 
 from odmt.cli import run
 from odmt.demo.run import demo

@@ -1,6 +1,7 @@
 """The demo's data: the same every time, skewed, partly cold, and with the attributes in texts and images; then the whole demo."""
 
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import yaml
 from PIL import Image
 
 from odmt.demo import dataset as generator
-from odmt.demo.dataset import SHADES, Catalogue, histories, make_demo
+from odmt.demo.dataset import SHADES, Catalogue, add_labels, histories, make_demo
 from odmt.demo.drawings import CATEGORIES, PATTERNS, draw_product, silhouette
 from odmt.demo.run import demo
+from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.item_table import read_items
+from odmt.features.labels import read_labels
 from odmt.sequential.interactions import Interactions
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_it_is_the_same_every_time(tmp_path):
     make_demo(tmp_path / "two", num_users=60, num_items=40)
     assert torch.equal(torch.get_rng_state(), state)
     one = files(tmp_path / "one")
-    assert len(one) == 40 + 2 + 2 + 3  # images, tables, the CLIP, the BERT with its words
+    assert len(one) == 40 + 3 + 2 + 3  # images, tables, the CLIP, the BERT with its words
     assert one == files(tmp_path / "two")
 
 
@@ -159,7 +164,7 @@ def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeyp
     }
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(config))
-    demo(str(path))
+    demo(config=str(path))
     first = capsys.readouterr().out
     assert "drawing and writing" in first
     rows = {cells[1].strip() for cells in (line.split("|") for line in first.splitlines()) if len(cells) > 2}
@@ -167,12 +172,40 @@ def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeyp
     run = tmp_path / "runs" / "demo" / "odmt"
     assert Image.open(run / "training_curve.png").size[0] > 500
     features = files(tmp_path / "data")
-    demo(str(path))
+    demo(config=str(path))
     second = capsys.readouterr().out
     assert "again" in second
     assert "60 items; 0 were not there yet" in second
     assert table(second) == table(first)
     assert files(tmp_path / "data").keys() == features.keys()
+
+
+def test_categories_are_those_of_the_drawings(folder):
+    ids, texts = read_items(folder / "items.tsv")
+    labels = read_labels(folder / "labels.tsv", ids)
+    assert sorted(labels.names) == sorted(CATEGORIES)
+    assert all(labels.names[number] in text for number, text in zip(labels.numbers, texts))
+    written = (folder / "labels.tsv").read_text()
+    (folder / "labels.tsv").unlink()
+    add_labels(folder)  # as to a demo that an earlier version made
+    assert (folder / "labels.tsv").read_text() == written
+
+
+def test_a_model_of_each_family_on_the_same_held_out_items(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("odmt.demo.run.make_demo", lambda folder: make_demo(folder, num_users=120, num_items=60))
+    shutil.copytree(CONFIGS, tmp_path / "configs", ignore=shutil.ignore_patterns("*.png"))
+    for path in (tmp_path / "configs").glob("demo*.yaml"):
+        settings = yaml.safe_load(path.read_text())
+        settings["model"]["dim"], settings["train"]["epochs"] = 16, 2
+        path.write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(tmp_path)
+    demo("all")
+    out = capsys.readouterr().out
+    assert "the best by validation recall@10" in out
+    assert "the best by validation recall@20" in out
+    assert table(out).count(next(line for line in table(out) if "most popular" in line)) == 2, "the same items are held out"
+    with pytest.raises(InputError, match=r"family: 'none' is none of sequential, graph"):
+        demo("none")
 
 
 def table(output: str) -> list[str]:

@@ -17,19 +17,25 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 SMALL = ["model.dim=8", "train.epochs=2", "train.device=cpu", "train.batch_size=16"]
 
 
-def test_the_contracts_hold():
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+def test_the_contracts_hold(tmp_path):
+    """Those of pyproject.toml, that of the engine for whatever lies at the package's root."""
+    engine = [f"odmt.{path.stem}" for path in sorted((ROOT / "odmt").glob("[!_]*.py"))]
+    contracts = [{**c, "source_modules": engine} if "odmt.train" in c.get("source_modules", []) else c for c in CONTRACTS]
+    sections = [
+        "\n".join([f"[importlinter:contract:{number}]", *(f"{key} = {_in_ini(value)}" for key, value in contract.items())])
+        for number, contract in enumerate(contracts)
+    ]
+    config = tmp_path / "contracts.ini"
+    config.write_text("\n\n".join(["[importlinter]\nroot_package = odmt", *sections]) + "\n")
+    code = "from importlinter.cli import lint_imports_command as run; run()"
+    command = [sys.executable, "-c", code, "--no-cache", "--config", str(config)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Contracts: {len(CONTRACTS)} kept, 0 broken" in done.stdout
 
 
-def test_every_module_stands_under_a_contract():
-    under = {module for contract in CONTRACTS for module in contract.get("source_modules", contract.get("modules", []))}
-    engine = {f"odmt.{path.stem}" for path in (ROOT / "odmt").glob("[!_]*.py")}
-    report = {f"odmt.report.{path.stem}" for path in (ROOT / "odmt" / "report").glob("[!_]*.py")}
-    folders = {f"odmt.{path.name}" for path in (ROOT / "odmt").iterdir() if (path / "__init__.py").is_file()}
-    assert engine | report | folders - {"odmt.report", "odmt.bench"} <= under  # bench measures everything
+def _in_ini(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else "".join(f"\n    {line}" for line in value)
 
 
 def without(family: str, place: Path) -> Path:

@@ -187,7 +187,7 @@ def make_demo(folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITE
     """Write a dataset into a new folder, with the encoders for it: the whole folder or nothing.
 
     Args:
-        folder: gets behaviours.tsv, items.tsv, images/ and encoders/clip and encoders/bert, Hugging Face checkpoints.
+        folder: gets behaviours.tsv, items.tsv, labels.tsv, images/ and encoders/clip and encoders/bert, Hugging Face checkpoints.
         num_users: users.
         num_items: items, 1200 at most.
     """
@@ -198,12 +198,23 @@ def make_demo(folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITE
         rows = (" ".join(ids[item] for item in row) for row in histories(rng, items, num_users))
         _write_lines(partial / "behaviours.tsv", (f"u{user:04d}\t{row}" for user, row in enumerate(rows, 1)))
         _write_lines(partial / "items.tsv", ("\t".join([name, *items.fields(item)]) for item, name in enumerate(ids)))
+        _write_labels(partial, ids, items)
         (partial / "images").mkdir()
         for item, name in enumerate(tqdm(ids, desc="drawing", unit=" images", leave=False)):
             items.picture(item).save(partial / "images" / f"{name}.png")
         _, texts = read_items(partial / "items.tsv")
         save_clip(partial / "encoders" / "clip")
         save_bert(partial / "encoders" / "bert", texts)
+
+
+def add_labels(folder: Path):
+    """Write labels.tsv into a demo that was made before there was one."""
+    ids, _ = read_items(folder / "items.tsv")
+    _write_labels(folder, ids, Catalogue.draw(np.random.default_rng(SEED), len(ids)))
+
+
+def _write_labels(folder: Path, ids: list[str], items: Catalogue):
+    _write_lines(folder / "labels.tsv", (f"{name}\t{items.names(item)[0]}" for item, name in enumerate(ids)))
 
 
 def _write_lines(path: Path, lines: Iterable[str]):
