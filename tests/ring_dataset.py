@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odmt.features.store import Header, Record
+from odmt.features.header import Header, Record
 from odmt.features.writer import FeatureWriter
 
 WIDTH = 12

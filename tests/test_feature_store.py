@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from odmt.errors import InputError
-from odmt.features.store import FeatureStore, Header, Record
+from odmt.features.header import Header, Record
+from odmt.features.store import FeatureStore
 from odmt.features.tables import ResidentTable, StoredTable
 from odmt.features.writer import LISTS, FeatureWriter, check_names, claim_folder, discard, read_records, write_lists
 

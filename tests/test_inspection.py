@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from odmt.errors import InputError
+from odmt.features.header import Header, Record
 from odmt.features.inspection import inspect_features, nearest
-from odmt.features.store import Header, Record
 from odmt.features.writer import FeatureWriter, write_lists
 
 COLOURS = {"r1": (250, 0, 0), "r2": (240, 9, 0), "b1": (0, 0, 250), "b2": (9, 0, 240)}

@@ -17,7 +17,8 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.errors import InputError
 from odmt.exports import export_vectors, read_users, write_table
-from odmt.features.store import FeatureStore, Record
+from odmt.features.header import Record
+from odmt.features.store import FeatureStore
 from odmt.features.writer import FeatureWriter
 from odmt.recommend import load_run
 from odmt.train import train

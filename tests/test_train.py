@@ -19,7 +19,7 @@ from odmt.checkpoint import load_tensors, save_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
-from odmt.features.store import Header, Record
+from odmt.features.header import Header, Record
 from odmt.features.writer import FeatureWriter
 from odmt.metrics import summarize
 from odmt.run_folder import RunFolder

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from odmt.features.store import Header, Record
+from odmt.features.header import Header, Record
 from odmt.features.tables import ResidentTable
 from odmt.features.writer import FeatureWriter
 from odmt.sequential.interactions import Interactions

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from odmt.distributed import choose_device
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
+from odmt.features.header import Header, Record
 from odmt.features.image_encoders import ImageEncoder, Preprocessing
 from odmt.features.images import describe_shared
 from odmt.features.item_table import read_items
 from odmt.features.modalities import ImageModality, Modality, TextModality
-from odmt.features.store import Header, Record, shard_number, shard_paths
+from odmt.features.store import shard_number, shard_paths
 from odmt.features.text_encoders import FirstToken, LowerCase, TextEncoder, TextForm
 from odmt.features.writer import (
     LISTS,

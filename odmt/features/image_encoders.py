@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Siglip2ImageProcesso
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
 from odmt.features.first_token import put_in_front, to_half
-from odmt.features.store import Header
+from odmt.features.header import Header
 
 Arrays = dict[str, np.ndarray]
 Preprocessing = Literal["paper", "own"]

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
 from odmt.features.feature_files import FeatureFile, open_features
+from odmt.features.header import IMPORTED, Header, Record
 from odmt.features.item_table import read_items
 from odmt.features.row_names import read_row_names
-from odmt.features.store import IMPORTED, Header, Record, shard_paths
+from odmt.features.store import shard_paths
 from odmt.features.writer import LISTS, FeatureWriter, claim_folder, discard, exclusive, read_records, write_lists
 from odmt.files import reading
 

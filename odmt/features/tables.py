@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from odmt.errors import InputError
+from odmt.features.header import IMPORTED
 from odmt.features.items import Tokens
-from odmt.features.store import IMPORTED, FeatureStore
+from odmt.features.store import FeatureStore
 from odmt.files import reading
 
 log = logging.getLogger(__name__)

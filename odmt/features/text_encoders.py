@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
 from odmt.features.first_token import put_in_front, to_half
-from odmt.features.store import Header
+from odmt.features.header import Header
 
 FirstToken = Literal["cls", "mean"]
 LowerCase = Literal["auto", "yes", "no"]

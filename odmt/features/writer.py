@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 
 from odmt.errors import InputError
-from odmt.features.store import HEADER_KEY, Fate, Header, Record, Shard, shard_paths
+from odmt.features.header import Fate, Header, Record
+from odmt.features.store import HEADER_KEY, Shard, shard_paths
 from odmt.files import write_text, written_whole
 
 INITIAL_MAP_BYTES = 1 << 26
