@@ -7,6 +7,9 @@ import torch
 from test_graph_hosts import NUM_USERS, batch_of, content_of, grcn_of
 from torch.nn import functional as F
 
+from odmt.errors import InputError
+from odmt.graph.models.grcn import GRCNSettings
+
 
 def model_of(sgfd: bool = False, **settings):
     torch.manual_seed(0)
@@ -85,3 +88,9 @@ def test_who_learns_from_what(host_only):
         assert learns == host | students
     else:
         assert learns == {name for name, _ in model.named_parameters()} - host
+
+
+@pytest.mark.parametrize("wrong", [{"routing": -1}, {"reg_weight": -0.1}])
+def test_values_that_cannot_be_are_named(wrong):
+    with pytest.raises(InputError, match=f"grcn.{next(iter(wrong))}"):
+        GRCNSettings(**wrong)

@@ -5,6 +5,7 @@ import torch
 from test_graph_hosts import ITEMS, NUM_ITEMS, NUM_USERS, USERS, batch_of, content_of, maml_of
 
 from odmt.bench.measure import in_fresh_process, process_memory
+from odmt.errors import InputError
 from odmt.features.extractors import RawFeatures
 from odmt.graph.content import ItemContent
 from odmt.graph.models import maml
@@ -118,3 +119,11 @@ def memory_of_scores(num_users: int) -> int:
 def test_memory_of_scores_does_not_grow_with_the_users():
     few, many = (in_fresh_process(memory_of_scores, count) for count in (300, 2000))
     assert many < few + 10_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hidden_dim": 1}, {"margin": -1.0}, {"dropout": 1.0}, {"attention_dropout": -0.1}, {"clip": 0.0}, {"scale": -1.0}]
+)
+def test_values_that_cannot_be_are_named(wrong):
+    with pytest.raises(InputError, match=f"maml.{next(iter(wrong))}"):
+        MAMLSettings(**wrong)
