@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,17 @@ def check_suffix(path: Path):
     Raises:
         InputError: with the endings that there are; a folder that cannot be written to.
     """
-    if path.suffix not in WRITERS:
-        raise InputError(f"--out {path}: unknown ending {path.suffix!r}; take one of {', '.join(WRITERS)}")
-    check_place(path)
+    check_place(path, WRITERS)
 
 
-def check_place(path: Path):
-    """Refuse a file in a folder that is not there."""
+def check_place(path: Path, suffixes: Collection[str]):
+    """Refuse a file with another ending than these, or in a folder that is not there.
+
+    Raises:
+        InputError: saying so.
+    """
+    if path.suffix not in suffixes:
+        raise InputError(f"{path}: unknown ending {path.suffix!r}; take one of {', '.join(suffixes)}")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}; name a file in one")
 

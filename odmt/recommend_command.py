@@ -10,8 +10,9 @@ from tabulate import tabulate
 
 from odmt import exports
 from odmt.errors import InputError
-from odmt.exports import check_suffix, read_users, write_table
+from odmt.exports import check_place, check_suffix, read_users, write_table
 from odmt.recommend import Recommendations, load_run
+from odmt.recommend_page import write_recommendations
 
 SHOWN = 20  # rows of a table that are printed
 
@@ -28,6 +29,7 @@ def recommend(
     new_items: bool = False,
     keep_seen: bool = False,
     after_held_out: bool = False,
+    page: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     data_root: Path | None = None,
 ):
@@ -45,23 +47,30 @@ def recommend(
         new_items: recommend also items that came after training, by the sources that need no ID.
         keep_seen: recommend also what a user has had.
         after_held_out: let users have had their held-out items too: what comes next, rather than what the test asks.
+        page: HTML file to write, to look at: users (20 that are drawn, or those of --users) with what they had and get, items (6,
+            or those of --similar-to) with their neighbours, and with --new-items what came after training.
         device: where to compute.
         data_root: folder of the datasets, if the run was trained with another.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if not (users or similar_to or export_vectors):
+    if not (users or similar_to or export_vectors or page):
         raise InputError("say what is wanted: --users all, --similar-to ITEM, --export-vectors FOLDER or --page FILE.html")
     if out is not None:
         check_suffix(Path(out))
         if bool(users) == bool(similar_to):
             raise InputError("--out is one table: give --users or --similar-to with it, not both")
+    if page is not None:
+        check_place(Path(page), (".html", ".htm"))
     asked = read_users(users) if users else None
     loaded = load_run(run, device, data_root)
-    if users:
+    if page is not None:
+        write_recommendations(loaded, Path(page), asked, similar_to, top, new_items)
+        print(f"page: {page}")
+    if users and not (page and out is None):
         table = loaded.recommend(asked, top, source, not keep_seen, candidates or None, new_items, after_held_out)
         _show(table, out)
         _remark(loaded, table, candidates, new_items)
-    if similar_to:
+    if similar_to and not (page and out is None):
         _show(loaded.similar_items(similar_to, top, source, new_items), out)
     if export_vectors:
         exports.export_vectors(loaded, export_vectors)

@@ -41,6 +41,12 @@ def read_items(path: Path, lower_case: bool = True) -> tuple[list[str], list[str
     return list(first_line), texts
 
 
+def read_fields(path: Path) -> dict[str, list[str]]:
+    """The fields of every item as they stand in a table that `read_items` has read, by name."""
+    rows = (row.split("\t") for _, row in _lines(path))
+    return {name: fields for name, *fields in rows}
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines with their numbers from 1, without their ends."""
     check_table(path)

@@ -1,0 +1,173 @@
+"""The page of `scripts/recommend.py --page`: users with what they had and get, items with their neighbours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from odmt.features.images import find_images
+from odmt.features.inspection import first_tokens, nearest
+from odmt.features.item_table import read_fields
+from odmt.features.store import FeatureStore
+from odmt.features.tables import left_out_items
+from odmt.pages.rendering import thumbnails, write_page
+from odmt.recommend import Recommendations, Users
+
+RANDOM_USERS, RANDOM_ITEMS = 20, 6  # shown where nobody is named
+MOST_NEW = 30  # new items that are shown
+MOST_HELD_OUT = 20  # of one user
+NEIGHBOURS = 6
+
+
+class Shelf:
+    """The items of a page by number, each with its texts once, however often it is shown."""
+
+    def __init__(self, folder: Path, known: set[str]):
+        self.folder, self._known = folder, known
+        self._fields = read_fields(folder / "items.tsv")
+        self._numbers: dict[str, int] = {}
+        self.items: dict[int, dict] = {}
+
+    def number(self, name: str) -> int:
+        """The number of an item, which is put on the shelf."""
+        if name not in self._numbers:
+            number = self._numbers[name] = len(self._numbers)
+            title, *others = self._fields[name]
+            new = name not in self._known
+            about = f"{name}, came after training" if new else name
+            self.items[number] = {"title": title or name, "text": " · ".join(others), "about": about, "new": new}
+        return self._numbers[name]
+
+    def pictures(self) -> dict[int, str]:
+        """Small pictures of all that is on the shelf."""
+        images = self.folder / "images"
+        if not images.is_dir():
+            return {}
+        files = find_images(images, list(self._numbers))
+        return thumbnails({number: files[name] for name, number in self._numbers.items()}, self.items)
+
+
+def write_recommendations(
+    run: Recommendations, path: Path, users: Users | None, items: Sequence[str], k: int, new_items: bool, seed: int = 0
+):
+    """Write the page.
+
+    Args:
+        run: of which model.
+        path: the HTML file.
+        users: who is shown; None or `all`: some that are drawn.
+        items: whose neighbours are shown; none: some that are drawn.
+        k: items of a list.
+        new_items: show also what came after training.
+        seed: draws.
+    """
+    draw = np.random.default_rng(seed)
+    if users is None or (isinstance(users, str) and users == "all"):
+        users = [run.user_ids[number] for number in sorted(draw.permutation(len(run.user_ids))[:RANDOM_USERS])]
+    if not items:
+        items = [run.item_ids[number] for number in sorted(draw.permutation(len(run.item_ids))[:RANDOM_ITEMS])]
+    added = run.new_items[:MOST_NEW] if new_items else []
+    shelf = Shelf(run.task.config.data.folder, set(run.item_ids))
+    about = f"{run.task}; weights of {run.folder}. Scores are not comparable between sources. "
+    if hidden := len(run.new_items) - len(added):
+        about += f"{hidden} items came after training and are not shown" + ("." if new_items else " (--new-items shows some).")
+    write_page(
+        path,
+        "recommendations.html",
+        title=f"{run.task.config.data.dataset}, {run.task.config.name}: recommendations",
+        about=about,
+        people=_people(run, shelf, users, k, added),
+        neighbours=_neighbours(run, shelf, list(map(str, items)), min(k, NEIGHBOURS)),
+        new=_new(run, shelf, added, k),
+        new_note="Nobody trained an ID of theirs: they have vectors and scores of the other sources alone.",
+        items=shelf.items,
+        pictures=shelf.pictures(),
+    )
+
+
+def _people(run: Recommendations, shelf: Shelf, users: Users, k: int, added: Sequence[str]) -> list[dict]:
+    names, people = run.people(users)
+    columns = run.catalogue.names(added)
+    sources = [source for source in run.sources if not added or run.catalogue.parts(source, run.catalogue.new_vectors(added))]
+    lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    order: list[int] = []
+    for chosen, of_new in ((sources, added), ([source for source in run.sources if source not in sources], [])):
+        blocks = list(run.best(people, k, chosen, added=of_new)) if chosen else []
+        for source in chosen:
+            lists[source] = tuple(np.concatenate([found[source][part] for _, found in blocks]) for part in (0, 1))
+        order = order or [place for places, _ in blocks for place in places]
+    shown = []
+    for row, place in enumerate(order):
+        had = people.histories.items[slice(*people.histories.offsets[place : place + 2])]
+        held_out = [] if people.users is None else run.task.held_out("test").of(people.users[place : place + 1])[0].tolist()
+        by_source = {
+            source: [
+                {"item": shelf.number(columns[column]), "rank": rank, "score": score, "hit": column in held_out}
+                for rank, (column, score) in enumerate(zip(lists[source][0][row], lists[source][1][row]), 1)
+                if np.isfinite(score)
+            ]
+            for source in run.sources
+        }
+        hits = [source for source, found in by_source.items() if any(line["hit"] for line in found)]
+        shown.append(
+            {
+                "name": names[place],
+                "history": [shelf.number(columns[column]) for column in had],
+                "held_out": [shelf.number(columns[column]) for column in held_out[:MOST_HELD_OUT]],
+                "lists": by_source,
+                "ranks": f"hit by {', '.join(hits)}" if hits else ("missed by all" if held_out else ""),
+            }
+        )
+    return shown
+
+
+def _neighbours(run: Recommendations, shelf: Shelf, items: list[str], k: int, new_items: bool = False) -> list[dict]:
+    """Neighbours by each source that has vectors of an item, and by the raw features."""
+    by_item: dict[str, dict[str, list[dict]]] = {item: {} for item in items}
+    for source in dict.fromkeys(["fused", *run.catalogue.vectors]):
+        added = run.catalogue.added(items)
+        able = items if not added or run.catalogue.parts(source, run.catalogue.new_vectors(added)) else []
+        table = run.similar_items(able, k, source, new_items) if able else None
+        for item in able:
+            rows = table[table["item"] == item]
+            by_item[item][source] = [_line(shelf, *row) for row in zip(rows["neighbour"], rows["rank"], rows["score"])]
+    folder = run.task.config.data.folder
+    names = [name for name in [*run.item_ids, *items] if name not in left_out_items(folder)]
+    names = list(dict.fromkeys(names))
+    for store_folder in sorted(path.parent for path in folder.glob("features/*/header.json")):
+        with FeatureStore(store_folder) as store:
+            rows = first_tokens(store, names)
+        places = {name: place for place, name in enumerate(names) if place in rows}
+        asked = [item for item in items if item in places]
+        if not asked:
+            continue
+        found = nearest(rows, np.array([places[item] for item in asked]), k)
+        for item, of_item in zip(asked, found):
+            units = [rows[place].astype(np.float64) for place in (places[item], *of_item)]
+            cosines = [_cosine(units[0], other) for other in units[1:]]
+            lines = [_line(shelf, names[place], rank, cosine) for rank, (place, cosine) in enumerate(zip(of_item, cosines), 1)]
+            by_item[item][f"raw {store_folder.name} features"] = lines
+    return [{"item": shelf.number(item), "note": "", "lists": lists} for item, lists in by_item.items()]
+
+
+def _new(run: Recommendations, shelf: Shelf, added: list[str], k: int) -> list[dict]:
+    if not added:
+        return []
+    shown = _neighbours(run, shelf, added, min(k, NEIGHBOURS))
+    counts = {}
+    for source in run.sources:
+        if run.catalogue.parts(source, run.catalogue.new_vectors(added)):
+            table = run.recommend("all", k, source, candidates=[*run.item_ids, *added])
+            counts[source] = table["item"].value_counts()
+    for name, row in zip(added, shown):
+        among = ", ".join(f"{int(count.get(name, 0))} by {source}" for source, count in counts.items())
+        row["note"] = f"Among the first {k} of so many of {len(run.user_ids)} users: {among}."
+    return shown
+
+
+def _line(shelf: Shelf, name: str, rank: int, score: float) -> dict:
+    return {"item": shelf.number(name), "rank": rank, "score": score, "hit": False}
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))
