@@ -569,6 +569,16 @@ def test_one_of_two_processes_is_killed(dataset, job, uninterrupted):
         assert store["features"].keys() == uninterrupted[modality]["features"].keys()
 
 
+def test_a_shard_of_the_other_modality_is_noticed(dataset, job):
+    extract_features(dataset, **job)
+    shard = "shard-00000.lmdb"
+    (dataset / "features" / "image" / shard).replace(dataset / "features" / "text" / shard)  # of the same width
+    with pytest.raises(
+        InputError, match=r"text/shard-00000\.lmdb: was not written for the header.json beside it: modality is 'image'"
+    ):
+        extract_features(dataset, **job, modality="text", verify=True)
+
+
 def test_two_processes_write_two_shards_of_one_store(dataset, job, uninterrupted):
     options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "4"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

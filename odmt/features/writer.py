@@ -126,7 +126,7 @@ def claim_folder(folder: Path, header: Header):
     """Write the header of a store that is still empty; compare it with that of one that is not.
 
     Raises:
-        InputError: the store holds other features; the keys that differ are named.
+        InputError: the store holds other features, or a shard of another store; the keys that differ are named.
     """
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +140,10 @@ def claim_folder(folder: Path, header: Header):
             f"{folder}: holds features of {found.encoder!r} that differ from those of {header.encoder!r}: {differences}. "
             "Ask for what is there, or remove the folder to extract again"
         )
+    for path in shard_paths(folder):
+        shard = open_for_reading(path)
+        shard.check_header(header)
+        shard.env.close()
 
 
 def read_records(folder: Path) -> dict[str, Record]:
