@@ -16,7 +16,7 @@ from torch import Tensor
 from odmt.errors import InputError
 from odmt.features.item_table import read_items
 from odmt.features.tables import left_out_items
-from odmt.ranking import ItemLists
+from odmt.item_lists import ItemLists
 from odmt.task import People, Task, Vectors
 
 SUGGESTED_FROM = 100_000  # names; among more of them, looking for one that is nearly the same takes too long

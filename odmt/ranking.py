@@ -16,40 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odmt.distributed import World, share
+from odmt.item_lists import ItemLists
 
 OUT_OF_REACH = np.inf  # rank of an item that is masked, because its user had it before: it is never a hit
 COMPARED = 1 << 26  # scores that a GPU compares at a time
 BLOCK = 64  # users who are given the same scores at a time
-
-
-@dataclass(frozen=True)
-class ItemLists:
-    """Items of every user, one user after the other.
-
-    Attributes:
-        items: int64 columns of the score matrix.
-        offsets: int64 [U + 1]; those of user u are `items[offsets[u]:offsets[u + 1]]`.
-    """
-
-    items: np.ndarray
-    offsets: np.ndarray
-
-    def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The items of some users, one user after the other, and the number of each one's."""
-        return self.last(users, len(self.items))
-
-    def last(self, users: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """The last items of some users, so many of each one's at most; returns as `of`."""
-        ends = self.offsets[users + 1]
-        starts = np.maximum(self.offsets[users], ends - most)
-        lengths = ends - starts
-        shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        return self.items[np.arange(lengths.sum()) + shifts], lengths
-
-    @classmethod
-    def of_counts(cls, items: np.ndarray, counts: np.ndarray) -> "ItemLists":
-        """From the items of all users, one user after the other, and how many each has [U]."""
-        return cls(items.astype(np.int64), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
 
 
 @dataclass

@@ -21,7 +21,7 @@ from odmt.config_files import flatten, load_config
 from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.families import load_task
-from odmt.ranking import ItemLists
+from odmt.item_lists import ItemLists
 from odmt.run_folder import FREE_KEYS
 from odmt.task import People, Task
 from odmt.train import check_basis

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from odmt.config import RunConfig
 from odmt.distributed import World
+from odmt.item_lists import ItemLists
 from odmt.precision import Precision
-from odmt.ranking import ItemLists, ScoreBlock
+from odmt.ranking import ScoreBlock
 
 
 @dataclass

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from odmt.errors import InputError
-from odmt.graph.pairs import Edges, Pairs
+from odmt.graph.pairs import Pairs
+from odmt.item_lists import ItemLists
 from odmt.sequential.interactions import Interactions
 
 ITEMS = "a\tRed Shoe\nb\tBlue Shoe\nc\tGreen HAT\nd\tBlack Hat\ne\tnobody's\n"
@@ -24,7 +25,7 @@ def write(tmp_path):
     return write
 
 
-def named(pairs: Pairs, edges: Edges) -> dict[str, str]:
+def named(pairs: Pairs, edges: ItemLists) -> dict[str, str]:
     """The items of every user who has any, in the items' names."""
     names = np.array(pairs.item_ids)
     return {user: " ".join(names[edges.of(np.array([u]))[0]]) for u, user in enumerate(pairs.user_ids) if edges.counts[u]}

@@ -7,9 +7,10 @@ from torch import nn
 
 from odmt.distributed import World
 from odmt.features.items import Items
+from odmt.item_lists import ItemLists
 from odmt.metrics import summarize
 from odmt.precision import Precision
-from odmt.ranking import OUT_OF_REACH, ItemLists, ScoreBlock, count_ranks, rank_held_out
+from odmt.ranking import OUT_OF_REACH, ScoreBlock, count_ranks, rank_held_out
 from odmt.sequential import scoring
 from odmt.sequential.models.recommender import Recommender
 from odmt.sequential.scoring import encode_catalogue, rank_targets

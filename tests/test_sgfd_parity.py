@@ -19,8 +19,9 @@ from odmt.graph.models.host import Host
 from odmt.graph.models.maml import MAML, MAMLSettings
 from odmt.graph.published import GRCN_SEEN_SCORE, bm3_metrics, grcn_metrics, listed_hits, maml_metrics
 from odmt.graph.sampling import PairBatch
+from odmt.item_lists import ItemLists
 from odmt.metrics import summarize
-from odmt.ranking import ItemLists, ScoreBlock, rank_held_out
+from odmt.ranking import ScoreBlock, rank_held_out
 
 TOLERANCE = 1e-5
 MAML_TOLERANCE = 1e-4

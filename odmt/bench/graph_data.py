@@ -21,7 +21,7 @@ from odmt.graph.models.grcn import GRCN, GRCNSettings
 from odmt.graph.models.host import Host
 from odmt.graph.models.maml import MAML, MAMLSettings
 from odmt.graph.sampling import PairSampler
-from odmt.ranking import ItemLists
+from odmt.item_lists import ItemLists
 
 HostName = Literal["bm3", "grcn", "maml"]
 GraphShape = Literal["sgfd-office", "sgfd-small"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odmt.ranking import ItemLists
+from odmt.item_lists import ItemLists
 
 BLOCK = 2000  # users at a time
 LENGTH = 20  # of a list

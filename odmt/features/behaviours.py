@@ -66,7 +66,7 @@ def read_windows(folder: Path, max_seq_len: int, min_seq_len: int, without: Coll
 
 def _read_windows(path: Path, names: list[str], without: Collection[str], window: int, min_seq_len: int):
     kept, items, lengths = [], [], []
-    lines = ItemLists(path, names, without)
+    lines = ListFile(path, names, without)
     for numbers, length in lines.blocks():
         from_end = np.repeat(np.cumsum(length), length) - np.arange(len(numbers))
         items.append(numbers[(from_end <= window) & np.repeat(length >= min_seq_len, length)] + 1)
@@ -79,7 +79,7 @@ def _read_windows(path: Path, names: list[str], without: Collection[str], window
     return lines.users.filter(pl.Series(kept)).to_list(), np.concatenate(items), offsets
 
 
-class ItemLists:
+class ListFile:
     """A file of `user<TAB>item item ...`, taken apart column-wise: 15 million item names are too many for a Python loop.
 
     Args:

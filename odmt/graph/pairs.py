@@ -15,52 +15,13 @@ import numpy as np
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.features.behaviours import ItemLists, read_windows
+from odmt.features.behaviours import ListFile, read_windows
 from odmt.features.item_table import read_items
+from odmt.item_lists import ItemLists
 
 SPLITS = ("train", "valid", "test")
 
 HeldOut = Literal["valid", "test"]
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The items of every user in one split, as one flat array.
-
-    Attributes:
-        items: int64 [E] item numbers, one user after the other.
-        offsets: int64 [U + 1]; the items of user u are `items[offsets[u]:offsets[u + 1]]`.
-    """
-
-    items: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of_counts(cls, items: np.ndarray, counts: np.ndarray) -> "Edges":
-        """From the items of all users and how many each has [U]."""
-        return cls(items.astype(np.int64), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
-
-    @property
-    def counts(self) -> np.ndarray:
-        """How many items each user has, int64 [U]."""
-        return np.diff(self.offsets)
-
-    @property
-    def users(self) -> np.ndarray:
-        """The user of every pair, int64 [E]."""
-        return np.repeat(np.arange(len(self.offsets) - 1), self.counts)
-
-    def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The items of some users, one user after the other, and how many each has [len(users)]."""
-        starts = self.offsets[users]
-        lengths = self.offsets[users + 1] - starts
-        shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        return self.items[np.arange(lengths.sum()) + shifts], lengths
-
-    def join(self, other: "Edges") -> "Edges":
-        """The items of both, each user's own before the other's."""
-        users, counts = np.concatenate([self.users, other.users]), self.counts + other.counts
-        return Edges.of_counts(np.concatenate([self.items, other.items])[np.argsort(users, kind="stable")], counts)
 
 
 @dataclass(frozen=True)
@@ -82,9 +43,9 @@ class Pairs:
     user_ids: list[str]
     item_ids: list[str]
     texts: list[str]
-    train: Edges
-    valid: Edges
-    test: Edges
+    train: ItemLists
+    valid: ItemLists
+    test: ItemLists
 
     @classmethod
     def load(
@@ -126,17 +87,17 @@ class Pairs:
         # A graph has an edge or not, so that a repeated item counts once.
         first = np.unique(users[in_train] * len(windows.item_ids) + items[in_train], return_index=True)[1]
         kept = np.flatnonzero(in_train)[np.sort(first)]
-        train = Edges.of_counts(items[kept], np.bincount(users[kept], minlength=len(offsets) - 1))
+        train = ItemLists.of_counts(items[kept], np.bincount(users[kept], minlength=len(offsets) - 1))
         held_out = {split: items[offsets[1:] - back] for split, back in {"test": 1, "valid": 2}.items()}
         one_each = np.arange(len(offsets))
-        edges = {split: Edges(numbers, one_each) for split, numbers in held_out.items()}
+        edges = {split: ItemLists(numbers, one_each) for split, numbers in held_out.items()}
         return cls(windows.user_ids, windows.item_ids, windows.texts, train, **edges)
 
     @classmethod
     def _read_split(cls, folder: Path, without: Collection[str]) -> "Pairs":
         names, texts = read_items(folder / "items.tsv")
         present = [split for split in SPLITS if split != "valid" or (folder / "valid.tsv").exists()]
-        lists = {split: ItemLists(folder / f"{split}.tsv", names, without) for split in present}
+        lists = {split: ListFile(folder / f"{split}.tsv", names, without) for split in present}
         rows = pl.Enum(lists["train"].users)
         pairs = {split: _pairs(lists[split], rows) for split in present}
         _check_distinct(folder, pairs, lists, names)
@@ -152,7 +113,7 @@ class Pairs:
         for split in SPLITS:
             users, items = pairs.get(split, (np.empty(0, np.int64),) * 2)
             order = np.argsort(users, kind="stable")
-            edges[split] = Edges.of_counts(renumbered[items[order]], np.bincount(users, minlength=num_users)[kept])
+            edges[split] = ItemLists.of_counts(renumbered[items[order]], np.bincount(users, minlength=num_users)[kept])
         user_ids = lists["train"].users.filter(pl.Series(kept)).to_list()
         return cls(user_ids, [names[n] for n in used], [texts[n] for n in used], **edges)
 
@@ -166,11 +127,11 @@ class Pairs:
         """N."""
         return len(self.item_ids)
 
-    def held_out(self, split: HeldOut) -> Edges:
+    def held_out(self, split: HeldOut) -> ItemLists:
         """What is to be found; users may have none."""
         return self.valid if split == "valid" else self.test
 
-    def seen(self, split: HeldOut) -> Edges:
+    def seen(self, split: HeldOut) -> ItemLists:
         """What is known of the users then and never recommended: train for `valid`, train and valid for `test`."""
         return self.train if split == "valid" else self.train.join(self.valid)
 
@@ -188,7 +149,7 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
-def _pairs(lists: ItemLists, train_users: pl.Enum) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(lists: ListFile, train_users: pl.Enum) -> tuple[np.ndarray, np.ndarray]:
     """Users, by their line in train.tsv, and items of a split, int64 [E]."""
     rows = lists.users.cast(train_users, strict=False).to_physical()
     if (unknown := rows.is_null().arg_true()).len():
@@ -201,7 +162,7 @@ def _pairs(lists: ItemLists, train_users: pl.Enum) -> tuple[np.ndarray, np.ndarr
     return np.repeat(rows.to_numpy().astype(np.int64), counts), np.concatenate([items for items, _ in blocks]).astype(np.int64)
 
 
-def _check_distinct(folder: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], lists: dict[str, ItemLists], names: list[str]):
+def _check_distinct(folder: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], lists: dict[str, ListFile], names: list[str]):
     """Refuse a pair that stands twice: in two splits it would be learnt and tested."""
     keys = np.concatenate([users * len(names) + items for users, items in pairs.values()])
     order = np.argsort(keys, kind="stable")

@@ -18,8 +18,9 @@ from odmt.graph.models.host import Host
 from odmt.graph.pairs import Pairs
 from odmt.graph.published import published_metrics
 from odmt.graph.sampling import PairBatch, PairSampler
+from odmt.item_lists import ItemLists
 from odmt.precision import Precision
-from odmt.ranking import ItemLists, ScoreBlock
+from odmt.ranking import ScoreBlock
 from odmt.task import EpochBatches, People, Scorer, Task, Vectors
 
 SCORES = 1 << 22  # scores that are held at a time
@@ -138,8 +139,7 @@ class GraphTask(Task):
 
     def held_out(self, split: str) -> ItemLists:
         """Any number of items a user."""
-        edges = self.pairs.held_out(split)
-        return ItemLists(edges.items, edges.offsets)
+        return self.pairs.held_out(split)
 
     def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Train items, and for the test those of validation too."""

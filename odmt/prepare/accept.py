@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from odmt.errors import InputError
-from odmt.features.behaviours import ItemLists
+from odmt.features.behaviours import ListFile
 from odmt.features.dataset import LISTS, RECORD, find_dataset, read_record, write_record
 from odmt.features.item_table import read_items
 from odmt.prepare.new_folder import writing
@@ -44,7 +44,7 @@ def _counts(folder: Path) -> dict[str, int]:
     if not lists:
         raise InputError(f"{folder}: none of {', '.join(LISTS)} is there, so it is no dataset; scripts/prepare.py makes one")
     for path in lists:
-        table = ItemLists(path, names)
+        table = ListFile(path, names)
         users.update(table.users)
         interactions += sum(len(items) for items, _ in table.blocks())
     return {"users": len(users), "items": len(names), "interactions": interactions}

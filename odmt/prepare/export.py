@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 from tqdm import tqdm
 
-from odmt.features.behaviours import ItemLists, read_windows
+from odmt.features.behaviours import ListFile, read_windows
 from odmt.features.dataset import find_dataset
 from odmt.features.item_table import read_items
 from odmt.features.labels import read_labels
@@ -96,7 +96,7 @@ class Content:
 def _read_part(path: Path, names: list[str], without: Collection[str]) -> pl.DataFrame:
     if path.name == "valid.tsv" and not path.exists():
         return pl.DataFrame(schema={"user": pl.String, "item": pl.String})
-    lists = ItemLists(path, names, without)
+    lists = ListFile(path, names, without)
     blocks = list(lists.blocks())
     counts = np.concatenate([counts for _, counts in blocks])
     items = pl.Series(names).gather(np.concatenate([items for items, _ in blocks]))

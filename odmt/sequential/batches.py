@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odmt.features.items import Items
-from odmt.ranking import ItemLists
+from odmt.item_lists import ItemLists
 from odmt.sequential.interactions import Interactions
 
 

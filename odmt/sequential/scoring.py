@@ -13,8 +13,9 @@ from tqdm import tqdm
 from odmt.distributed import World, gather_shares, share
 from odmt.features.items import Items, to_device
 from odmt.features.tables import FeatureTable, count_tokens, gather_features
+from odmt.item_lists import ItemLists
 from odmt.precision import Precision
-from odmt.ranking import ItemLists, Ranks, ScoreBlock, rank_held_out
+from odmt.ranking import Ranks, ScoreBlock, rank_held_out
 from odmt.sequential.batches import Sequences, eval_inputs
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.recommender import Recommender

@@ -22,10 +22,11 @@ from odmt.features.tables import (
     open_table,
     renamed_contents,
 )
+from odmt.item_lists import ItemLists
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
 from odmt.prefetch import prefetch
-from odmt.ranking import ItemLists, ScoreBlock
+from odmt.ranking import ScoreBlock
 from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, train_batch
 from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.interactions import Interactions
