@@ -72,24 +72,37 @@ def rank_held_out(blocks: Iterable[ScoreBlock], held_out: ItemLists, seen: Seen,
     """
     found: dict[str, Tensor] = {}  # ranks [P], then whether they are tied [P], as numbers
     for block in blocks:
-        targets, lengths = held_out.of(block.users)
-        rows = np.repeat(np.arange(len(block.users)), lengths)
-        starts = held_out.offsets[block.users]
-        places = np.arange(len(targets)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        masked_items, counts = seen(block.users)
-        masked_rows = np.repeat(np.arange(len(block.users)), counts)
-        for source, scores in block.scores.items():
-            arguments = (torch.from_numpy(part.astype(np.int64)).to(scores.device) for part in (masked_rows, masked_items))
-            scores[tuple(arguments)] = float("-inf")
-            wanted = (torch.from_numpy(part.astype(np.int64)).to(scores.device) for part in (rows, targets))
-            if source not in found:
-                found[source] = torch.zeros(2, len(held_out.items), dtype=torch.float64, device=scores.device)
-            found[source][:, torch.from_numpy(places).to(scores.device)] = count_ranks(scores, *wanted)
+        rank_block(block, held_out, seen, found)
     if world.size > 1:  # every process has ranked its own, and zeros stand for the others'
         for both in found.values():
             dist.all_reduce(both)
     ranks = {source: both[0].cpu().numpy() for source, both in found.items()}
     return Ranks(ranks, held_out.offsets, {source: float(both[1].mean()) for source, both in found.items()})
+
+
+def rank_block(block: ScoreBlock, held_out: ItemLists, seen: Seen, found: dict[str, Tensor]):
+    """Rank the held-out items of a block's users without waiting for the device.
+
+    Args:
+        block: scores; those of masked items become -inf.
+        held_out: of all users.
+        seen: what is masked.
+        found: by source what `count_ranks` gives of all users' held-out items, float64 [2, P], to be filled in; empty at first.
+    """
+    targets, lengths = held_out.of(block.users)
+    rows = np.repeat(np.arange(len(block.users)), lengths)
+    starts = held_out.offsets[block.users]
+    places = np.arange(len(targets)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    masked_items, counts = seen(block.users)
+    masked_rows = np.repeat(np.arange(len(block.users)), counts)
+    device = next(iter(block.scores.values())).device
+    sent = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (masked_rows, masked_items, rows, targets, places))
+    masked_rows, masked_items, rows, targets, places = sent  # once for all sources
+    for source, scores in block.scores.items():
+        scores[masked_rows, masked_items] = float("-inf")
+        if source not in found:
+            found[source] = torch.zeros(2, len(held_out.items), dtype=torch.float64, device=device)
+        found[source][:, places] = count_ranks(scores, rows, targets)
 
 
 def constant_blocks(source: str, scores: Tensor, num_users: int, world: World) -> Iterator[ScoreBlock]:

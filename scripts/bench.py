@@ -6,6 +6,7 @@ from odmt.bench.features import features
 from odmt.bench.graph_evaluate import graph_evaluate
 from odmt.bench.graph_scaling import graph_scaling
 from odmt.bench.graph_step import graph_step
+from odmt.bench.kernels import kernels
 from odmt.bench.prepare import prepare
 from odmt.bench.scaling import scaling
 from odmt.bench.startup import startup
@@ -18,6 +19,7 @@ COMMANDS = {
     "epoch": epoch,
     "features": features,
     "startup": startup,
+    "kernels": kernels,
     "scaling": scaling,
     "prepare": prepare,
     "graph-step": graph_step,

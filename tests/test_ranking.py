@@ -86,7 +86,7 @@ def ranks_by_brute_force(model, interactions, split: str) -> dict[str, list[int]
 def test_ranks_are_those_of_brute_force(model, interactions, monkeypatch, split, item_block, user_block, scores, min_users):
     monkeypatch.setattr(scoring, "ITEM_BLOCK", item_block)
     monkeypatch.setattr(scoring, "USER_BLOCK", user_block)
-    monkeypatch.setattr(scoring, "SCORES", {"cpu": scores})
+    monkeypatch.setattr(scoring, "CPU_SCORES", scores)
     monkeypatch.setattr(scoring, "MIN_USERS", min_users)
     catalogue = encode_catalogue(model, {}, NUM_ITEMS, WORLD, PRECISION)
     assert model.item_encoder.encoded == list(range(1, NUM_ITEMS + 1))

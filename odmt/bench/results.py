@@ -85,8 +85,13 @@ def report(measurements: list[Measurement], path: Path | None):
 
 def write_json(measurements: list[Measurement], path: Path | None):
     """Write a list of objects, one a measurement, where a file is given."""
+    write_rows([measurement.summary() for measurement in measurements], path)
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path | None):
+    """Write a list of objects, where a file is given."""
     if path is not None:
-        write_text(path, json.dumps([measurement.summary() for measurement in measurements], indent=2) + "\n")
+        write_text(path, json.dumps(rows, indent=2) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]]):

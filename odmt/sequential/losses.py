@@ -200,9 +200,12 @@ class Objective(nn.Module):
             return losses
 
         sources = list(states)
+        given = [*states.values()], [vectors[source] for source in sources]
+        if users.device.type != "cpu":  # all at once: blocks would only launch more kernels
+            parts = losses_of(slice(None), *given)
+            return {"loss": sum(parts.values()), **{name: part.detach() for name, part in parts.items()}}
         # The scores of a CPU's block stay in its cache.
-        rows = len(users) if users.device.type == "cuda" else max(1, CPU_SCORES // len(log_popularity))
-        loss, parts = _Blockwise.apply(losses_of, rows, *states.values(), *(vectors[source] for source in sources))
+        loss, parts = _Blockwise.apply(losses_of, max(1, CPU_SCORES // len(log_popularity)), *given[0], *given[1])
         return {"loss": loss, **parts}
 
     def _weight(self, epoch: int) -> float:

@@ -15,6 +15,7 @@ from odmt.features.items import Items, to_device
 from odmt.features.tables import FeatureTable, count_tokens, gather_features
 from odmt.item_lists import ItemLists
 from odmt.precision import Precision
+from odmt.prefetch import prepared
 from odmt.ranking import Ranks, ScoreBlock, rank_held_out
 from odmt.sequential.batches import Sequences, eval_inputs
 from odmt.sequential.interactions import Interactions
@@ -22,7 +23,7 @@ from odmt.sequential.models.recommender import Recommender
 
 ITEM_BLOCK = 512  # items that are encoded at a time
 USER_BLOCK = 1024  # users that are encoded at a time
-SCORES = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores that are held at a time, per source
+CPU_SCORES, GPU_SCORES = 1 << 22, 1 << 26  # scores that are held at a time, per source
 MIN_USERS = 32  # users that are scored at a time however large the catalogue: fewer would only read it over and over
 
 
@@ -65,17 +66,32 @@ def _encode(
     # Items of a length together, so that blocks of them need little padding.
     order = np.argsort(count_tokens(tables, num_items)[mine.start + 1 : mine.stop + 1], kind="stable")
     own: dict[str, Tensor] = {}
-    for begin in tqdm(range(0, len(order), ITEM_BLOCK), desc="items", leave=False, delay=2, disable=not world.is_main):
-        places = torch.from_numpy(order[begin : begin + ITEM_BLOCK])
-        numbers = places + mine.start + 1
-        items = to_device(Items(numbers, gather_features(tables, numbers)), world.device, precision.dtype)
-        with precision.autocast():
-            vectors = encode(items)
-        for source, vector in vectors.items():
+
+    def prepare(places: np.ndarray) -> tuple[Tensor, Items]:
+        there = to_device(torch.from_numpy(places), world.device, torch.int64)
+        return there, load_items(tables, torch.from_numpy(places) + mine.start + 1, world.device, precision)
+
+    blocks = prepared(map(prepare, np.split(order, range(ITEM_BLOCK, len(order), ITEM_BLOCK))), world.device)
+    total = -(-len(order) // ITEM_BLOCK)
+    for places, items in tqdm(blocks, desc="items", total=total, leave=False, delay=2, disable=not world.is_main):
+        for source, vector in encode_block(encode, items, precision).items():
             if source not in own:
                 own[source] = torch.empty(len(order), vector.shape[1], device=world.device)
-            own[source][places.to(world.device)] = vector.float()
+            own[source][places] = vector
     return own
+
+
+def load_items(tables: Mapping[str, FeatureTable], numbers: Tensor, device: torch.device, precision: Precision) -> Items:
+    """Items [M], numbered from 1 on the CPU, with their features on the device."""
+    return to_device(Items(numbers, gather_features(tables, numbers)), device, precision.dtype)
+
+
+@torch.inference_mode()
+def encode_block(encode: Callable[[Items], dict[str, Tensor]], items: Items, precision: Precision) -> dict[str, Tensor]:
+    """Encode items; returns float32 [M, D] by source, of values that the run's type has (`odmt.precision`)."""
+    with precision.autocast():
+        vectors = encode(items)
+    return {source: vector.float() for source, vector in vectors.items()}
 
 
 @torch.inference_mode()
@@ -139,7 +155,7 @@ def score_states(
         scores [B, N + 1] as those of `score_blocks`.
     """
     num_columns = max(map(len, catalogue.values()))
-    step = max(MIN_USERS, SCORES[world.device.type] // num_columns)
+    step = max(MIN_USERS, (CPU_SCORES if world.device.type == "cpu" else GPU_SCORES) // num_columns)
     buffers: dict[str, Tensor] = {}  # fresh memory costs a CPU more than the scores that are written to it
     for block, states in encoded:
         if sources and "fused" not in sources:

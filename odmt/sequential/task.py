@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from odmt.features.tables import (
 from odmt.item_lists import ItemLists
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
-from odmt.prefetch import prefetch
+from odmt.prefetch import prepared
 from odmt.ranking import ScoreBlock
 from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, train_batch
 from odmt.sequential.config import Config, DataConfig
@@ -152,10 +151,7 @@ class SequentialTask(Task):
             batch.items.features = gather_features(self.tables, batch.items.numbers)
             return to_device(batch, self.world.device, self.precision.dtype)
 
-        device, built = self.world.device, map(build, users)
-        if device.type == "cpu":  # every core computes already, and would wait for the one that builds
-            return built
-        return prefetch(built, partial(torch.cuda.set_device, device))  # threads start on the first GPU
+        return prepared(map(build, users), self.world.device)
 
     def catalogue(self) -> dict[str, Tensor]:
         """Vectors of all items [N + 1, D] by source, under the weights of now; row 0 is the padding's."""

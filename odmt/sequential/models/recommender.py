@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from odmt.features.items import Items
+from odmt.precision import in_full_precision
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
 from odmt.sequential.models.towers import encode_new, losses_of
@@ -79,7 +80,7 @@ class Recommender(nn.Module):
         """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
         states, vectors = self.encode(batch)
         own = losses_of(self.item_encoder, batch.items)
-        with torch.autocast(batch.targets.device.type, enabled=False):
+        with in_full_precision(batch.targets.device):
             losses = self.objective(states, vectors, batch, epoch)
         return {**losses, "loss": sum(own.values(), losses["loss"]), **own}
 
