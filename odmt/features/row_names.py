@@ -68,11 +68,11 @@ def _numbering(path: Path, rows: list[list[str]]) -> dict[int, str]:
 
 def _rows(path: Path) -> list[list[str]]:
     check_table(path)
-    try:
-        with reading(path):
+    with reading(path):
+        try:
             text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
     first = text.partition("\n")[0]
     delimiter = "\t" if "\t" in first else "," if "," in first else "\x00"
     return list(

@@ -19,7 +19,7 @@ from odmt.errors import InputError
 from odmt.features.header import IMPORTED
 from odmt.features.items import Tokens
 from odmt.features.store import FeatureStore
-from odmt.files import reading
+from odmt.files import read_text
 
 log = logging.getLogger(__name__)
 
@@ -202,11 +202,7 @@ def left_out_items(folder: Path) -> set[str]:
     """Names of the items that feature extraction dropped, for whatever model: all see the same dataset."""
     dropped: set[str] = set()
     for path in folder.glob("features/*/dropped.tsv"):
-        try:
-            with reading(path):
-                text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8; scripts/extract_features.py writes it anew") from None
+        text = read_text(path, "scripts/extract_features.py writes it anew")
         dropped |= {line.split("\t")[0] for line in text.splitlines()}
     return dropped
 
