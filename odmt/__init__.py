@@ -1,0 +1,5 @@
+"""Multi-modal recommendation: ODMT and SGFD, their models, training and evaluation."""
+
+from importlib.metadata import version
+
+__version__ = version("odmt")

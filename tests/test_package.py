@@ -1,0 +1,36 @@
+"""What tools ask of a package."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import odmt
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*args: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "odmt", *args], capture_output=True, text=True, timeout=120)
+
+
+def test_the_version_is_one_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    assert newest.startswith(f"{version} (")
+    said = command("--version")
+    assert (said.returncode, said.stdout) == (0, f"odmt {odmt.__version__}\n")
+
+
+def test_the_commands_are_named():
+    assert "python -m odmt.train --help" in command("--help").stdout
+    wrong = command("nonsense")
+    assert wrong.returncode == 2
+    assert "usage: python -m odmt" in wrong.stderr
+
+
+def test_types_are_shipped():
+    assert (Path(odmt.__file__).parent / "py.typed").is_file()
