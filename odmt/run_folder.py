@@ -117,6 +117,25 @@ class RunFolder:
             raise InputError(f"{path}: damaged: no result of a run; {RESULT_AGAIN}")
         return result
 
+    def finished(self) -> dict | None:
+        """The result of a finished run as `result`, with all that is read of it.
+
+        Raises:
+            InputError: the file is damaged or holds something else.
+        """
+        if (result := self.result()) is None:
+            return None
+        split, _, metric = self.config.selection.partition("/")
+        try:
+            numbers = [result[key] for key in ("best_epoch", "epochs", "seconds")] + [result[split][metric]]
+            numbers += [*result[split].values(), *result["test"].values()]
+            sound = all(isinstance(number, int | float) for number in numbers) and metric in result["test"]
+        except (KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise InputError(f"{self.path / 'result.json'}: damaged: not all that a run notes is there; {RESULT_AGAIN}")
+        return result
+
     def _started_with(self) -> RunConfig:
         return load_config([str(self.path / CONFIG)])
 

@@ -332,7 +332,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False, buil
     """
     folder = RunFolder(config)
     folder.check(resume, overwrite)
-    if resume and (result := folder.result()):
+    if resume and (result := folder.finished()):
         log.info("%s: finished already", folder.path)
         return result
     with open_world(config.train.device) as world:

@@ -1,13 +1,12 @@
 """The course of a run as a picture: its losses, and the metric that selects, of every source."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
-from odmt.files import written_whole
+from odmt.files import parse_json, read_text, written_whole
 
 COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
@@ -21,7 +20,8 @@ def draw_training_curve(run: Path, selection: str, baselines: Mapping[str, float
         baselines: its values for models without training by their names, drawn as lines.
     """
     split, _, metric = selection.split("/")
-    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    path = run / "metrics.jsonl"
+    history = [parse_json(line, path) for line in read_text(path).splitlines()]
     epochs = [line["epoch"] for line in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, recall = figure.subplots(1, 2)

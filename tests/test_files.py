@@ -55,7 +55,7 @@ def test_a_full_disk(tmp_path, kind):
 
     said = in_child(fill)
     assert said.startswith(
-        f"{tmp_path}/file: cannot be written: No space left on device; the disk is full: make room, 0.00 GB are free"
+        f"{tmp_path}/file: cannot be written (No space left on device; the disk is full: make room, 0.00 GB are free)"
     )
     assert said.endswith("; go on" if kind == "text" else "; with --resume the same command goes on")
 

@@ -20,7 +20,9 @@ from typing import IO, Literal
 
 import torch
 
+from odmt.cores import num_cores
 from odmt.errors import InputError
+from odmt.files import writing
 from odmt.launch.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
@@ -68,8 +70,9 @@ class RunningTrial:
     @property
     def progress(self) -> str:
         """How far it is."""
-        metrics = self.trial.folder / "metrics.jsonl"
-        epochs = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+        epochs = 0
+        with suppress(OSError):  # not there yet
+            epochs = (self.trial.folder / "metrics.jsonl").read_bytes().count(b"\n")
         return f"{self.trial.name}: {epochs} epochs"
 
     def outcome(self) -> Outcome:
@@ -78,10 +81,11 @@ class RunningTrial:
         try:
             if status == 0 and (result := self.trial.result()):
                 return Outcome(self.trial, "finished", result)
-        except InputError as error:  # a configuration file was changed while the trial ran
+        except InputError as error:  # what it left cannot be read, or a configuration file was changed while it ran
             return Outcome(self.trial, "failed", message=f"error: {error}")
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
-        with self.log.open(encoding="utf-8", errors="replace") as log:
+        tail = "it cannot be read"
+        with suppress(OSError), self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(self.log_start)
             own = takewhile(lambda line: TORCHRUN_REPORT not in line, log)
             tail = "".join(deque(own, TAIL_LINES)).rstrip()
@@ -113,24 +117,46 @@ class TrialPool:
         running: the trials in the others.
     """
 
-    def __init__(self, gpus: Sequence[str] = (), gpus_per_trial: int = 1):
-        """Deal out the GPUs.
+    def __init__(self, gpus: Sequence[str] = (), gpus_per_trial: int = 1, at_once: int = 1):
+        """Deal out the GPUs, or the cores.
 
         Args:
-            gpus: as CUDA_VISIBLE_DEVICES names them; none: one trial at a time, on what the environment gives.
+            gpus: as CUDA_VISIBLE_DEVICES names them; none: trials run on what the environment gives.
             gpus_per_trial: processes of a trial, each on a GPU of its own, or on CPUs on a machine without any.
+            at_once: trials at a time where no GPUs are named; they share the cores.
         """
+        if at_once < 1 or (gpus and at_once > 1):
+            raise InputError(f"--at-once {at_once}: 1 or more, and without --gpus, which says itself how many run at once")
         if gpus_per_trial < 1 or len(gpus) % gpus_per_trial:
             raise InputError(f"{len(gpus)} GPUs cannot be dealt out to trials of {gpus_per_trial}: name a multiple of that")
         self.processes_per_trial = gpus_per_trial
-        self.free = [",".join(gpus[first : first + gpus_per_trial]) for first in range(0, len(gpus), gpus_per_trial)] or [None]
+        self.free = [",".join(gpus[first : first + gpus_per_trial]) for first in range(0, len(gpus), gpus_per_trial)] or [
+            None
+        ] * at_once
+        self.threads = max(1, num_cores() // at_once) if at_once > 1 else None
         self.running: list[RunningTrial] = []
+        self._signal = 0
         self._ended: list[tuple[Outcome, IO | None]] = []
         self._reported: list[IO] = []  # folders whose outcome the caller is dealing with
 
     def __enter__(self):
-        self._handler_before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        self._handlers_before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def _note(self, number: int, frame):
+        """Note a signal, to be obeyed at the next `check`: an exception raised here could be lost where Python ignores it."""
+        self._signal = number
+
+    def check(self):
+        """Leave as a signal has asked for; to be called often.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: after Ctrl-C, after SIGTERM.
+        """
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal:
+            sys.exit(128 + self._signal)
 
     def __exit__(self, *exception):
         for running in self.running:
@@ -144,7 +170,8 @@ class TrialPool:
                 running.process.wait()
             running.lock.close()
         self._release()
-        signal.signal(signal.SIGTERM, self._handler_before)
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
 
     @property
     def busy(self) -> bool:
@@ -153,13 +180,15 @@ class TrialPool:
 
     def start(self, trial: Trial, lock: IO | None) -> RunningTrial | None:
         """Start a trial in a free place, unless its folder is taken (no lock) or holds its result already."""
+        self.check()
         try:
             if lock is None:
                 self._ended.append((Outcome(trial, "taken"), lock))
             elif result := trial.result():
                 self._ended.append((Outcome(trial, "finished", result), lock))
             else:
-                self.running.append(self._spawn(trial, lock, self.free.pop(0)))
+                self.running.append(self._spawn(trial, lock, self.free[0]))
+                del self.free[0]
                 return self.running[-1]
         except InputError as error:
             self._ended.append((Outcome(trial, "failed", message=f"error: {error}"), lock))
@@ -173,6 +202,7 @@ class TrialPool:
         self._release()
         deadline = time.monotonic() + seconds
         while True:
+            self.check()
             for running in [running for running in self.running if running.process.poll() is not None]:
                 self.running.remove(running)
                 self.free.append(running.gpus)
@@ -189,14 +219,17 @@ class TrialPool:
 
     def _spawn(self, trial: Trial, lock: IO, gpus: str | None) -> RunningTrial:
         log = trial.folder / "output.log"
-        with log.open("ab") as output:
+        environment = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        if self.threads and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(max(1, self.threads // self.processes_per_trial))
+        with writing(log, "so the trial was not started"), log.open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(
                 trial.command(self.processes_per_trial),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}),
+                env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which ends its trials
                 pass_fds=[lock.fileno()],
                 preexec_fn=_die_with_launcher if sys.platform == "linux" else None,
@@ -204,17 +237,20 @@ class TrialPool:
         return RunningTrial(trial, process, gpus, lock, log, start)
 
 
-def run_trials(trials: Iterable[Trial], gpus: Sequence[str] = (), gpus_per_trial: int = 1) -> Iterator[Outcome]:
+def run_trials(trials: Iterable[Trial], gpus: Sequence[str] = (), gpus_per_trial: int = 1, at_once: int = 1) -> Iterator[Outcome]:
     """Run trials, as many at a time as a `TrialPool` has places, and yield how each ended, in the order in which they end.
 
     A trial that fails does not stop the others. Closing the iterator ends those that run.
     """
     waiting = deque(trials)
-    with TrialPool(gpus, gpus_per_trial) as pool:
+    with TrialPool(gpus, gpus_per_trial, at_once) as pool:
         while waiting or pool.busy:
             while waiting and pool.free:
                 trial = waiting.popleft()
-                pool.start(trial, trial.lock())
+                try:
+                    pool.start(trial, trial.lock())
+                except InputError as error:
+                    yield Outcome(trial, "failed", message=f"error: {error}")
             yield from pool.wait()
 
 

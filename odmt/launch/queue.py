@@ -6,6 +6,7 @@ folder that it no longer holds or, from another machine, by its silence.
 """
 
 import fcntl
+import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -15,55 +16,76 @@ from typing import IO, Literal, get_args, get_origin, get_type_hints
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url, text
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy import text
+from sqlalchemy.exc import DatabaseError
 
 from odmt.config_files import flatten
 from odmt.errors import InputError
 from odmt.families import config_class
+from odmt.files import writing
+from odmt.launch.database import Database
 from odmt.launch.trials import Trial
+
+log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 60  # how often a launcher says that it lives
 SILENCE_SECONDS = 300  # after which other machines take it for dead; their clocks must agree better than this
+LOCK_SECONDS = 60  # in which another launcher writes to the database and lets it go
 HOST = platform.node()
+DROPPED = "dropped"  # of the study: names of trials that no GRID has any more and that are not to be shown
 
 
 class TrialQueue:
     """The study of a dataset, and this launcher's part in it."""
 
-    def __init__(self, url: str, dataset: str, trials: Mapping[str, Trial]):
+    def __init__(self, url: str, dataset: str, trials: Mapping[str, Trial], read_only: bool = False):
         """Open the study, or make it.
 
         Args:
             url: of the database, as SQLAlchemy writes it.
             dataset: the study's name.
             trials: those that this launcher is to queue and run, by name.
+            read_only: only look at a study that is there, and write nothing, not even a lock.
+
+        Raises:
+            InputError: there is no such database, it is another program's, locked, damaged or cannot be reached or written to.
         """
         self.trials = trials
         self._mine: dict[str, int] = {}  # Optuna's ids of the trials that run here
         self._last_beat = time.monotonic()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            address = make_url(url)
-            self._file = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
-            if self._file == Path():
-                raise InputError(f"--storage {url}: launchers cannot share memory; name a file, sqlite:///FILE")
-            if self._file:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone() if self._file else nullcontext():
+        self.database = Database.of(url)
+        file = self.database.file
+        if file and not read_only:
+            with writing(file.parent, "set runs= to a folder that can"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+        with self.database.explained():
+            if read_only:
+                self.storage = RDBStorage(self.database.read_only_url, skip_table_creation=True)
+                self.study = optuna.load_study(storage=self.storage, study_name=dataset)
+                return
+            with self._alone() if file else nullcontext():
                 self.storage = _open_storage(url)
                 self.study = optuna.create_study(
                     storage=self.storage, study_name=dataset, direction="maximize", load_if_exists=True
                 )
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-            raise InputError(f"--storage: {error}") from error
 
     def newest(self) -> dict[str, FrozenTrial]:
         """All trials of the study by name; of one that was queued again after it had failed, the last."""
-        return {trial.user_attrs["name"]: trial for trial in self.study.get_trials(deepcopy=False) if "name" in trial.user_attrs}
+        with self.database.explained():
+            entries = self.study.get_trials(deepcopy=False)
+            dropped = set(self.study.user_attrs.get(DROPPED, [])) - self.trials.keys()
+        named = ((entry.user_attrs["name"], entry) for entry in entries if "name" in entry.user_attrs)
+        return {name: entry for name, entry in named if name not in dropped}
+
+    def drop_others(self):
+        """Leave the trials that are not this launcher's out of the study from now on; their folders stay."""
+        with self._alone():
+            others = self.newest().keys() - self.trials.keys()
+            self.study.set_user_attr(DROPPED, sorted(others.union(self.study.user_attrs.get(DROPPED, []))))
 
     def enqueue(self, retry_failed: bool = False):
         """Queue every trial that never was, and on request those that failed."""
@@ -79,7 +101,16 @@ class TrialQueue:
             newest = self.newest()
             for name, trial in self.trials.items():
                 entry = newest[name]
-                if (entry.state == TrialState.WAITING or _may_be_abandoned(entry)) and (lock := trial.lock()):
+                if not (entry.state == TrialState.WAITING or _may_be_abandoned(entry)):
+                    continue
+                try:
+                    lock = trial.lock()
+                except InputError as error:  # of this folder; the other trials go on
+                    log.warning("%s: FAILED, %s", name, error)
+                    self.storage.set_trial_user_attr(entry._trial_id, "reason", str(error))
+                    self.storage.set_trial_state_values(entry._trial_id, TrialState.FAIL)
+                    continue
+                if lock:
                     self._mine[name] = entry._trial_id
                     self._note(name, host=HOST, seen=time.time())
                     self.storage.set_trial_state_values(entry._trial_id, TrialState.RUNNING)
@@ -123,14 +154,32 @@ class TrialQueue:
 
         A server locks a row that nobody else locks. SQLite has no such locks: there it is a file beside the database.
         """
-        if self._file:
-            with Path(f"{self._file}.lock").open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        else:
-            with self.storage.engine.begin() as connection:
-                connection.execute(text("SELECT version_info_id FROM version_info FOR UPDATE"))
-                yield
+        with self.database.explained():
+            if self.database.file:
+                with self._file_lock(Path(f"{self.database.file}.lock")):
+                    yield
+            else:
+                with self.storage.engine.begin() as connection:
+                    connection.execute(text("SELECT version_info_id FROM version_info FOR UPDATE"))
+                    yield
+
+    @contextmanager
+    def _file_lock(self, path: Path) -> Iterator[None]:
+        with writing(path, "set runs= to a folder that can, or free the place"):
+            file = path.open("a")
+        with file:
+            deadline = time.monotonic() + LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise InputError(
+                            f"{path}: another launcher has held it for {LOCK_SECONDS} s; see whether it hangs"
+                        ) from None
+                    time.sleep(0.05)
+            yield
 
     def _note(self, name: str, **attributes):
         for key, value in attributes.items():
@@ -149,10 +198,12 @@ class TrialQueue:
 
 def _open_storage(url: str) -> RDBStorage:
     """Connect, and make the tables where there are none; of launchers that do so at the same moment all but one are refused."""
-    for _ in range(3):
+    for _ in range(2):
         try:
             return RDBStorage(url)
-        except DatabaseError:
+        except DatabaseError as error:
+            if "already exists" not in str(error.orig) and "UNIQUE" not in str(error.orig).upper():
+                raise
             time.sleep(1)
     return RDBStorage(url)
 

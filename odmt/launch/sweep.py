@@ -5,8 +5,9 @@ trials from there and runs them (`odmt.launch.pool`) until none is left.
 """
 
 import itertools
-import json
+import math
 import shlex
+import statistics
 import sys
 import time
 from argparse import ArgumentParser
@@ -22,10 +23,12 @@ from tqdm import tqdm
 from odmt.cli import report_mistakes
 from odmt.config_files import check_key, load_config, parse_override
 from odmt.errors import InputError
+from odmt.files import read_json
 from odmt.launch.pool import Outcome, TrialPool, check_gpus
 from odmt.launch.queue import TrialQueue
 from odmt.launch.trials import PLACES, Trial
 from odmt.metrics import chosen_by
+from odmt.run_folder import RESULT_AGAIN
 
 
 def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = None):
@@ -39,6 +42,7 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
         args: the command line.
     """
     options = _parser(config).parse_args(args)
+    options.gpus = [gpu for names in options.gpus for gpu in names.split(",")]
     with report_mistakes():
         base = load_config([config])
         if options.gpus_per_trial > 1 and base.one_process:
@@ -53,17 +57,20 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
         database = folder / "study.db"
         if options.show and not options.storage and not database.exists():
             raise InputError(f"{database}: no trials yet; start them without --show")
-        pool = TrialPool(options.gpus, options.gpus_per_trial)
-        if not options.show:
+        url = options.storage or f"sqlite:///{database}"
+        if options.show:
+            print(summary(TrialQueue(url, folder.name, trials, read_only=True).newest(), folder, base.selection, trials))
+            sys.exit(0)
+        with TrialPool(options.gpus, options.gpus_per_trial, options.at_once) as pool:
             check_gpus(options.gpus)
-        queue = TrialQueue(options.storage or f"sqlite:///{database}", folder.name, trials)
-        if not options.show:
+            queue = TrialQueue(url, folder.name, trials)
+            if options.drop_others:
+                queue.drop_others()
             queue.enqueue(options.retry_failed)
             run_queue(queue, pool)
         newest = queue.newest()
-        print(summary(newest, folder, base.selection))
-        if not options.show:
-            sys.exit(_status([newest[name].state for name in trials]))
+        print(summary(newest, folder, base.selection, trials))
+        sys.exit(_status([newest[name].state for name in trials]))
 
 
 def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, object]) -> dict[str, Trial]:
@@ -80,15 +87,23 @@ def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, ob
         if not isinstance(values, list | tuple) or not values:
             raise InputError(f"GRID: {key} needs a list of values, not {values!r}")
     choices = {**grid, **{key: [value] for key, value in settings.items()}}
-    points = (dict(zip(choices, values)) for values in itertools.product(*choices.values()))
-    return {trial.name: trial for trial in (Trial((config,), point) for point in points)}
+    varied = frozenset(key for key, values in choices.items() if len(values) > 1)
+    points = [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+    return {trial.name: trial for trial in (_grid_trial(Trial((config,), point, varied)) for point in points)}
+
+
+def _grid_trial(trial: Trial) -> Trial:
+    """The trial under its shorter name where that was run before the grid had other values beside it."""
+    shorter = Trial(trial.configs, trial.overrides)
+    return shorter if shorter.name != trial.name and not trial.folder.exists() and shorter.is_begun() else trial
 
 
 def run_queue(queue: TrialQueue, pool: TrialPool):
     """Run trials of the queue until none is left to take, and give back those that an interrupt ends."""
     try:
-        with pool, tqdm(total=len(queue.trials), desc="trials", disable=None) as bar:
+        with tqdm(total=len(queue.trials), desc="trials", disable=None) as bar:
             while True:
+                pool.check()
                 while pool.free and (claimed := queue.claim()):
                     _start(pool, *claimed)
                 if not pool.busy:
@@ -111,28 +126,83 @@ def print_trials(trials: Mapping[str, Trial], gpus_per_trial: int):
     print(f"{len(trials)} trials")
 
 
-def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str) -> str:
-    """The table of all trials, the best by the metric that selects first; once all have ended, that one's test metrics."""
+def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, trials: Mapping[str, Trial] | None = None) -> str:
+    """The table of all trials, the best by the metric that selects first; once all of the grid have ended, that one's test metrics.
+
+    Trials of one point that differ by `train.seed` are one line, their mean and standard deviation: seeds are no choice.
+
+    Args:
+        newest: the study's trials by name.
+        folder: of the runs of the dataset.
+        selection: the metric that decides.
+        trials: those of this grid, which alone decide; None: all that the study has.
+    """
     if not newest:
         return f"{folder}: no trials yet"
-    ordered = sorted(newest.items(), key=lambda item: (item[1].state != TrialState.COMPLETE, -(item[1].value or 0)))
-    table = pd.DataFrame([_row(name, entry) for name, entry in ordered]).fillna("").to_markdown(index=False, disable_numparse=True)
+    own: dict[str, list[str]] = {}
+    for name in newest if trials is None else [name for name in trials if name in newest]:
+        own.setdefault(trials[name].without_seed if trials else name, []).append(name)
+    others = [] if trials is None else [name for name in newest if name not in trials]
+    ordered = sorted(own.items(), key=lambda item: -_mean_value([newest[name] for name in item[1]]))
+    rows = [_row(point, [newest[name] for name in names]) for point, names in ordered]
+    rows += [_row(name, [newest[name]], "not of this GRID") for name in others]
+    table = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
     text = f"{folder}: validation metrics of the best epoch\n{table}"
-    result = folder / ordered[0][0] / "result.json"
-    if all(entry.state.is_finished() for entry in newest.values()) and result.is_file():
-        test = json.loads(result.read_text(encoding="utf-8"))["test"]
-        values = ", ".join(f"{metric} {value:.4f}" for metric, value in _fused(test).items())
-        text += f"\n\nchosen by {chosen_by(selection)}: {ordered[0][0]}; its test metrics: {values}"
+    if others:
+        text += f"\n\n{len(others)} trials are not of this GRID and decide nothing; --drop-others leaves them out from now on"
+    ended = all(newest[name].state.is_finished() for names in own.values() for name in names)
+    if ordered and ended and _mean_value([newest[name] for name in ordered[0][1]]) > NOTHING:
+        text += f"\n\nchosen by {chosen_by(selection)}: {_chosen(ordered[0][0], ordered[0][1], newest, folder)}"
     return text
 
 
-def _row(name: str, entry: FrozenTrial) -> dict[str, str]:
-    notes = entry.user_attrs
-    if entry.state != TrialState.COMPLETE:
-        return {"trial": name, "state": _state(entry)}
-    metrics = {metric: f"{value:.4f}" for metric, value in _fused(notes["valid"]).items()}
-    effort = {"best epoch": str(notes["best_epoch"]), "epochs": str(notes["epochs"])}
-    return {"trial": name, "state": "finished", **metrics, **effort, "time": str(timedelta(seconds=round(notes["seconds"])))}
+def _chosen(point: str, names: list[str], newest: Mapping[str, FrozenTrial], folder: Path) -> str:
+    """The test metrics of the chosen point: of its finished seeds the mean, with standard deviation."""
+    found = []
+    try:
+        for name in names:
+            if newest[name].state == TrialState.COMPLETE:
+                found.append(_fused(read_json(folder / name / "result.json", RESULT_AGAIN)["test"]))
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        return f"{point}; its test metrics cannot be read: {error}"
+    values = {metric: [metrics[metric] for metrics in found if metric in metrics] for metric in found[0]}
+    shown = ", ".join(f"{metric} {_spread(numbers)}" for metric, numbers in values.items())
+    seeds = f" of {len(found)} seeds, mean ± standard deviation" if len(found) > 1 else ""
+    return f"{point}; its test metrics{seeds}: {shown}"
+
+
+NOTHING = float("-inf")  # the value of a point that has no finished trial
+
+
+def _mean_value(entries: list[FrozenTrial]) -> float:
+    values = [entry.value for entry in entries if entry.state == TrialState.COMPLETE]
+    return sum(values) / len(values) if values else NOTHING
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def _row(name: str, entries: list[FrozenTrial], remark: str = "") -> dict[str, str]:
+    """A line of the table: one trial, or one point with its seeds."""
+    done = [entry.user_attrs for entry in entries if entry.state == TrialState.COMPLETE]
+    states = [_state(entry) for entry in entries]
+    state = ", ".join(f"{states.count(one)} {one}" if len(entries) > 1 else one for one in dict.fromkeys(states))
+    row = {"trial": name, "state": f"{state} ({remark})" if remark else state}
+    if not done:
+        return row
+    metrics = {metric: [_fused(notes["valid"]).get(metric, math.nan) for notes in done] for metric in _fused(done[0]["valid"])}
+    effort = {label: ", ".join(str(notes[key]) for notes in done) for label, key in EFFORT.items()}
+    seconds = sum(notes["seconds"] for notes in done)
+    return {**row, **{metric: _spread(values) for metric, values in metrics.items()}, **effort, "time": _clock(seconds)}
+
+
+EFFORT = {"best epoch": "best_epoch", "epochs": "epochs"}
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _fused(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -142,6 +212,8 @@ def _fused(metrics: Mapping[str, float]) -> dict[str, float]:
 def _state(entry: FrozenTrial) -> str:
     notes = entry.user_attrs
     match entry.state:
+        case TrialState.COMPLETE:
+            return "finished"
         case TrialState.RUNNING:
             return f"running on {notes['host']}, seen {(time.time() - notes['seen']) / 60:.0f} min ago"
         case TrialState.FAIL:
@@ -185,7 +257,8 @@ def _parser(config: str) -> ArgumentParser:
     add(
         "--set", metavar="KEY=VALUE", action="extend", nargs="+", default=[], help="a value for every trial, also instead of GRID's"
     )
-    add("--gpus", metavar="0,1", type=lambda text: text.split(","), default=(), help="run trials side by side, one a GPU")
+    add("--gpus", metavar="0", nargs="+", default=[], help="run trials side by side, one a GPU: --gpus 0 1, or --gpus 0,1")
+    add("--at-once", metavar="N", type=int, default=1, help="without --gpus: trials that run side by side and share the cores")
     add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, by torchrun (default: 1)")
     add(
         "--storage",
@@ -194,6 +267,11 @@ def _parser(config: str) -> ArgumentParser:
         "server's, such as postgresql://USER@HOST/NAME",
     )
     add("--retry-failed", action="store_true", help="run failed trials again")
+    add(
+        "--drop-others",
+        action="store_true",
+        help="leave the trials of earlier GRIDs out of the study from now on; their folders stay",
+    )
     add("--dry-run", action="store_true", help="print the trials and do nothing")
     add("--show", action="store_true", help="print the table and do nothing")
     return parser

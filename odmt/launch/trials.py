@@ -9,6 +9,7 @@ from typing import IO
 
 from odmt.config import RunConfig
 from odmt.config_files import flatten, in_yaml, load_config, name_with, valid_keys
+from odmt.errors import InputError
 from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
 PLACES = FREE_KEYS | {"family", "data.dataset", "name"}  # keys that say what runs where, not what is tried
@@ -21,16 +22,19 @@ class Trial:
     Attributes:
         configs: YAML files, the later ones winning.
         overrides: values by dotted key, on top of the files.
+        varied: keys whose values differ between trials: they stand in the name also where one is the files'.
     """
 
     configs: tuple[str, ...]
     overrides: Mapping[str, object] = field(default_factory=dict)
+    varied: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
-        """The files' name and every value that differs from theirs, `odmt,dim-128,lr-0.001`: one name for one configuration."""
+        """The files' name and every value that differs from theirs or between trials, `odmt,dim-128,lr-0.001`."""
         base = _settings(self.configs)
-        changed = [key for key in valid_keys(self.family) if key in self.point and self.point[key] != base[key]]
+        point = self.point
+        changed = [key for key in valid_keys(self.family) if key in point and (key in self.varied or point[key] != base[key])]
         return name_with(self._place("name"), {key: self.point[key] for key in changed})
 
     @property
@@ -66,6 +70,20 @@ class Trial:
         return {key: value for key, value in self.overrides.items() if key not in PLACES}
 
     @property
+    def without_seed(self) -> str:
+        """What the trials of one point that differ by their seeds have in common: the name without it."""
+        point = {key: value for key, value in self.overrides.items() if key != "train.seed"}
+        return Trial(self.configs, point, self.varied - {"train.seed"}).name
+
+    def is_begun(self) -> bool:
+        """Whether the folder holds a run of this configuration."""
+        try:
+            RunFolder(self.config).check(resume=True, overwrite=False)
+        except InputError:
+            return False
+        return (self.folder / "config.yaml").is_file()
+
+    @property
     def args(self) -> list[str]:
         """What `odmt.train` is told."""
         pairs = [f"{key}={in_yaml(value)}" for key, value in self.overrides.items() if key != "name"]
@@ -86,7 +104,7 @@ class Trial:
             return None
         folder = RunFolder(self.config)
         folder.check(resume=True, overwrite=False)
-        return folder.result()
+        return folder.finished()
 
     def lock(self) -> IO | None:
         """Reserve the folder for a launcher and the processes that inherit the file; None: another launcher or a run has it."""

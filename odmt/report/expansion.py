@@ -4,6 +4,7 @@ Equal configurations are one trial, in whatever table they stand: a trial is nam
 """
 
 import itertools
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from odmt.features.labels import COMMAND
 from odmt.launch.trials import Trial
 from odmt.report.request import Request, grid_values
 from odmt.report.rows import Axis, Report, Row, axis
+
+log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -110,7 +113,9 @@ def result_of(trial: Trial) -> dict | None:
     """The result of a finished trial, None where there is none or one of other settings, which is not this trial's."""
     try:
         return trial.result()
-    except InputError:
+    except InputError as error:
+        if "damaged" in str(error) or "cannot be read" in str(error):
+            log.warning("%s", error)
         return None
 
 

@@ -1,6 +1,6 @@
 """What finished runs measured: means over seeds, curves, and metrics by user for comparisons."""
 
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +8,14 @@ import numpy as np
 import torch
 
 from odmt.checkpoint import load_tensors
+from odmt.errors import InputError
+from odmt.files import parse_json, read_text
 from odmt.launch.trials import Trial
 from odmt.metrics import per_user
 from odmt.report.expansion import Cell, chosen, result_of
 from odmt.report.request import Request
+
+log = logging.getLogger(__name__)
 
 NAN = float("nan")
 
@@ -66,9 +70,9 @@ class Measurement:
 
     def curve(self, metric: str) -> np.ndarray:
         """Mean over seeds of a metric after every epoch [epochs]; epochs that one seed did not reach are left out."""
-        logs = [(trial.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for trial in self.trials]
+        logs = [_history(trial) for trial in self.trials]
         shortest = min(map(len, logs), default=0)
-        return np.array([[json.loads(line)[metric] for line in log[:shortest]] for log in logs]).mean(0) if self else np.empty(0)
+        return np.array([[line[metric] for line in log[:shortest]] for log in logs]).mean(0) if self else np.empty(0)
 
     def user_metrics(self, metrics: Sequence[str]) -> dict[str, np.ndarray]:
         """Metrics such as `recall@10` of every test user [U], means over seeds."""
@@ -95,6 +99,30 @@ def _offsets(saved: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def measure(cell: Cell, request: Request) -> Measurement:
-    """Look up the finished runs of a cell."""
-    found = [(trial, result) for trial in chosen(cell, request) if (result := result_of(trial))]
+    """Look up the finished runs of a cell; one whose files are damaged is left out, with a word, and the others are shown."""
+    found = [(trial, result) for trial in chosen(cell, request) if (result := result_of(trial)) and _whole(trial)]
     return Measurement(cell, [trial for trial, _ in found], [result for _, result in found])
+
+
+def _whole(trial: Trial) -> bool:
+    try:
+        load_tensors(trial.folder / "ranks.safetensors")
+        _history(trial)
+    except InputError as error:
+        log.warning("left out of the report: %s", error)
+        return False
+    return True
+
+
+def _history(trial: Trial) -> list[dict]:
+    """The lines of metrics.jsonl.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    path = trial.folder / "metrics.jsonl"
+    remedy = f"remove {trial.folder} and train it again"
+    lines = [parse_json(line, path, remedy) for line in read_text(path, remedy).splitlines()]
+    if not all(isinstance(line, dict) for line in lines):
+        raise InputError(f"{path}: damaged: a line is no metrics; {remedy}")
+    return lines

@@ -1,9 +1,10 @@
 """Where the numbers of a report come from: the lines that stand below it."""
 
-import json
 from collections.abc import Iterable
 from datetime import date, datetime
 
+from odmt.errors import InputError
+from odmt.files import read_json
 from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
 from odmt.report.expansion import Cell
@@ -74,8 +75,12 @@ def _value(value: object) -> str:
 
 def _starts(trial: Trial) -> list[dict]:
     """What environment.json says of each time that a run was started or continued."""
-    last = json.loads((trial.folder / "environment.json").read_text(encoding="utf-8"))
-    return [*last.pop("before", []), last]
+    try:
+        last = read_json(trial.folder / "environment.json")
+        starts = [*last.pop("before", []), last]
+        return [start for start in starts if {"commit", "machine", "packages"} <= start.keys()]
+    except (InputError, AttributeError, TypeError):  # damaged: the numbers are still the run's
+        return []
 
 
 def _machine(start: dict) -> str:

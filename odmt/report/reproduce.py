@@ -12,6 +12,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from odmt.cli import report_mistakes, run
+from odmt.cores import num_cores
 from odmt.errors import InputError
 from odmt.launch.pool import check_gpus, run_trials
 from odmt.launch.trials import Trial
@@ -165,7 +166,7 @@ def _places(request: Request) -> list[str]:
     if request.gpus or torch.cuda.is_available():
         return request.gpus
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the trials: each has a core
-    return [NO_GPU] * os.cpu_count()
+    return [NO_GPU] * num_cores()
 
 
 def _finished(trials: list[Trial]) -> tuple[int, int]:
