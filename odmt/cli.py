@@ -1,14 +1,18 @@
 """Command lines made from functions: one place for help, parsing and the way mistakes are reported."""
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import get_args, get_origin
 
 from jsonargparse import ArgumentParser, auto_cli
 
-from odmt.errors import InputError
+from odmt.errors import InputError, ProcessLostError
 from odmt.files import explain
+
+MAIN_SECONDS = 20  # in which the main process of several has told a mistake that all have met
 
 
 class OptionParser(ArgumentParser):
@@ -69,10 +73,12 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
         _leave(interrupted, 130)
-    except failures as error:
+    except (*failures, ProcessLostError) as error:
         _leave(f"failed: {error}", 1)
 
 
 def _leave(message: str, status: int):
+    if int(os.environ.get("RANK", 0)) > 0:  # the main process says the same, once for all; torchrun then ends the others
+        time.sleep(MAIN_SECONDS)
     print(message, file=sys.stderr)
     sys.exit(status)

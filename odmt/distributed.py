@@ -1,6 +1,9 @@
 """One process or several: what torchrun set up, and how the processes exchange rows."""
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from odmt.errors import InputError
+from odmt.errors import InputError, ProcessLostError
 
-
-class MainProcessError(RuntimeError):
-    """What another process than the main one raises where that ended with an error, which it tells itself."""
+PR_SET_PDEATHSIG = 1
+# What gloo and NCCL say when the other end of a connection is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError", "Connection refused")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,31 @@ def open_world(device: str = "auto") -> Iterator[World]:
     if here.type == "cuda":
         torch.cuda.set_device(here)
     if size > 1:
+        _end_with_parent()
         dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield World(rank, size, here)
+    except (RuntimeError, MemoryError) as error:
+        raise _explained(error, size) from error
     finally:
         if size > 1:
             dist.destroy_process_group()
+
+
+def _explained(error: Exception, size: int) -> Exception:
+    """The error in words, where it is of memory or of a process that is gone; else as it is."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return InputError(f"not enough memory ({said}); take a smaller train.batch_size or model.dim, or a machine with more")
+    if size > 1 and any(sign in str(error) for sign in LOST):
+        return ProcessLostError("another process of this run has ended; with --resume the same command goes on")
+    return error
+
+
+def _end_with_parent():
+    """End when torchrun does, however that ends: nobody else would ever (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def share(num_rows: int, world: World) -> slice:
@@ -97,7 +119,7 @@ def in_main(function: Callable[[], None], world: World):
 
     Raises:
         InputError: in all processes, where the function raised it.
-        MainProcessError: in the others, where the function raised something else in the main process.
+        ProcessLostError: in the others, where the function raised something else in the main process.
     """
     failure: list[tuple[bool, str] | None] = [None]
     raised: Exception | None = None
@@ -112,7 +134,7 @@ def in_main(function: Callable[[], None], world: World):
         raise raised
     if failure[0] is not None:
         is_input, message = failure[0]
-        raise InputError(message) if is_input else MainProcessError(f"the main process ended with: {message}")
+        raise InputError(message) if is_input else ProcessLostError(f"the main process ended with: {message}")
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:

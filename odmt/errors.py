@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The exceptions that are told without a traceback wherever they come from."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Command lines print it without a traceback and exit with status 2 (`odmt.cli.run`).
     """
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of this run has ended, by an error that it tells itself or by a signal."""

@@ -1,8 +1,12 @@
 """Two gloo processes under torchrun: the gradients and ranks of one process, and a whole run."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World, choose_device, gather_shares, open_world, share
 from odmt.errors import InputError
-from odmt.run_folder import RunFolder
+from odmt.run_folder import RunFolder, reserve
 from odmt.train import train
 from odmt.trainer import Trainer
 
@@ -117,9 +121,46 @@ def test_a_run_that_another_process_trains_ends_all_processes(args, tmp_path):
     holder.reserve()
     done = torchrun("-m", "odmt.train", *args)
     assert done.returncode == 1
-    assert done.stderr.count(f"error: {tmp_path}/ring/odmt: another process trains this run") == 2
+    assert done.stderr.count(f"error: {tmp_path}/ring/odmt: another process trains this run") == 1, "once for all processes"
     assert [path.name for path in (tmp_path / "ring" / "odmt").iterdir()] == ["lock"]
     holder.close()
+
+
+def test_any_error_of_the_main_process_ends_all(args, tmp_path):
+    """A folder where a file is to be written: no mistake in the configuration, found by the main process alone."""
+    args = [*args, f"runs={tmp_path}", "train.epochs=2"]
+    (tmp_path / "ring" / "odmt" / "metrics.jsonl").mkdir(parents=True)
+    done = torchrun("-m", "odmt.train", *args)
+    assert done.returncode == 1
+    assert done.stderr.count("metrics.jsonl: cannot be written (") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_process_ends_all_and_the_run_goes_on(args, tmp_path, rank):
+    args = [*args, f"runs={tmp_path}", "train.epochs=40"]
+    metrics = tmp_path / "ring" / "odmt" / "metrics.jsonl"
+    running = subprocess.Popen([*TORCHRUN, "-m", "odmt.train", *args], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while not metrics.exists():
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.05)
+        workers = [int(name) for name in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
+        ranks = {pid: re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes()) for pid in workers}
+        (victim,) = [pid for pid, found in ranks.items() if found and found[1] == rank.encode()]
+        os.kill(victim, signal.SIGKILL)
+        assert running.wait(60) != 0
+    finally:
+        running.kill()
+        running.wait()
+    with reserve(RunFolder(load_config(args)).path) as free:
+        assert free, "nothing of the run is left"
+    done = torchrun("-m", "odmt.train", *args, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in (metrics.parent / "train.log").read_text()
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, 41))
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7])

@@ -2,18 +2,22 @@
 
 import json
 import multiprocessing
+import os
 import re
 import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from uuid import uuid4
 
+import mounts
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -28,6 +32,7 @@ from odmt.launch.queue import TrialQueue
 from odmt.launch.sweep import grid_trials, launch, summary
 from odmt.launch.trials import Trial
 from odmt.run_folder import reserve
+from odmt.train import train
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds that a process may take on a busy machine
@@ -124,9 +129,9 @@ def test_two_launchers_at_once_run_every_point_exactly_once_and_report_those_tha
     states = {trial.user_attrs["name"]: trial.state for trial in trials}
     assert len(trials) == 4
     assert states == {
-        "odmt": TrialState.COMPLETE,
-        "odmt,lr-0.001": TrialState.COMPLETE,
-        "odmt,dim-7": TrialState.FAIL,
+        "odmt,dim-8,lr-0.01": TrialState.COMPLETE,
+        "odmt,dim-8,lr-0.001": TrialState.COMPLETE,
+        "odmt,dim-7,lr-0.01": TrialState.FAIL,
         "odmt,dim-7,lr-0.001": TrialState.FAIL,
     }
     for name, state in states.items():
@@ -140,7 +145,7 @@ def test_two_launchers_at_once_run_every_point_exactly_once_and_report_those_tha
         if trial.state == TrialState.COMPLETE:
             written = json.loads((Path("runs/ring") / trial.user_attrs["name"] / "result.json").read_text())
             assert trial.value == written["valid"]["fused/recall@10"]
-            assert trial.params == {"train.lr": 1e-3 if "lr" in trial.user_attrs["name"] else 0.01, "model.dim": 8}
+            assert trial.params == {"train.lr": 1e-3 if "lr-0.001" in trial.user_attrs["name"] else 0.01, "model.dim": 8}
 
 
 def test_interrupted_and_killed_launchers_leave_trials_that_continue(start):
@@ -174,7 +179,7 @@ def test_dry_run_prints_every_trial_and_touches_nothing(place, capsys):
         launch("ring.yaml", GRID, ["--dry-run", "--set", "train.epochs=2", "--set", "data.root=/x", "runs=elsewhere"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    names = ["odmt,epochs-2", "odmt,dim-7,epochs-2", "odmt,epochs-2,lr-0.001", "odmt,dim-7,epochs-2,lr-0.001"]
+    names = [f"odmt,dim-{dim},epochs-2,lr-{lr}" for lr in (0.01, 0.001) for dim in (8, 7)]
     assert re.findall(r"^odmt\S*", printed, re.M) == names
     assert printed.count("-m odmt.train ring.yaml train.lr=0.001 model.dim=8 train.epochs=2 data.root=/x runs=elsewhere") == 1
     assert not (place / "runs").exists()
@@ -263,7 +268,8 @@ def test_queue_hands_out_every_point_once_in_the_order_of_the_grid(place):
     first, second = open_queue(), open_queue()
     assert len(study_trials()) == 4
     claimed = [(first if turn % 2 else second).claim() for turn in range(4)]
-    assert [trial.name for trial, _ in claimed] == ["odmt", "odmt,dim-7", "odmt,lr-0.001", "odmt,dim-7,lr-0.001"]
+    names = [f"odmt,dim-{dim},lr-{lr}" for lr in (0.01, 0.001) for dim in (8, 7)]
+    assert [trial.name for trial, _ in claimed] == names
     assert (first.claim(), second.claim()) == (None, None)
     assert {trial.state for trial in study_trials()} == {TrialState.RUNNING}
 
@@ -292,14 +298,16 @@ def test_processes_that_queue_at_the_same_moment_queue_and_take_every_point_once
 
 def test_only_the_launchers_own_points_are_taken_and_an_edited_grid_adds_to_the_study(place):
     queue = open_queue({"model.backbone": ["sasrec"], "train.weight_decay": [0.1]})
-    trial, _lock = queue.claim()
+    trial, lock = queue.claim()
+    lock.close()
+    train(trial.config)
     queue.finish(trial.name, result(0.1))
     edited = open_queue({"model.backbone": ["gru4rec", "sasrec"], "train.weight_decay": [0.1, 1]})
     assert [trial.user_attrs["name"] for trial in study_trials()] == [
-        "odmt",
-        "odmt,backbone-gru4rec",
+        "odmt",  # what was run before there were other values keeps its name
+        "odmt,backbone-gru4rec,weight_decay-0.1",
         "odmt,backbone-gru4rec,weight_decay-1",
-        "odmt,weight_decay-1",
+        "odmt,backbone-sasrec,weight_decay-1",
     ]
     while claimed := edited.claim():
         edited.finish(claimed[0].name, result(0.2))
@@ -359,6 +367,139 @@ def test_table_is_sorted_by_validation_and_shows_the_test_metrics_of_the_chosen_
     )
     assert "0.8000" not in text
     assert "0.9000" not in text
+
+
+def finished(queue: TrialQueue, valid: float, test: float) -> str:
+    """Take a trial and note it as finished; returns its name."""
+    trial, lock = queue.claim()
+    (trial.folder / "result.json").write_text(json.dumps(result(valid, test)))
+    queue.finish(trial.name, result(valid, test))
+    lock.close()
+    return trial.name
+
+
+def test_seeds_are_averaged_and_not_searched(place):
+    """A lucky seed decides nothing: 0.9 is the best value, and 0.5 the better mean."""
+    grid = {"train.lr": [0.1, 0.2], "train.seed": [1, 2]}
+    queue = open_queue(grid)
+    names = [finished(queue, valid, test) for valid, test in ((0.9, 0.2), (0.0, 0.2), (0.5, 0.3), (0.5, 0.5))]
+    assert names == ["odmt,lr-0.1,seed-1", "odmt,lr-0.1,seed-2", "odmt,lr-0.2,seed-1", "odmt,lr-0.2,seed-2"]
+    text = summary(queue.newest(), Path("runs/ring"), "valid/fused/recall@10", queue.trials)
+    rows = table_rows(text)
+    assert [row[:3] for row in rows] == [
+        ["odmt,lr-0.2", "2 finished", "0.5000 ± 0.0000"],
+        ["odmt,lr-0.1", "2 finished", "0.4500 ± 0.6364"],
+    ]
+    assert "chosen by validation recall@10: odmt,lr-0.2; its test metrics of 2 seeds, mean ± standard deviation: " in text
+    assert "recall@10 0.4000 ± 0.1414" in text
+
+
+def test_the_trials_of_this_grid_decide_and_others_are_marked_and_dropped(place):
+    old = open_queue({"train.lr": [0.1, 0.2, 0.3]})
+    finished(old, 0.9, 0.9)
+    old.claim()
+    old.release()  # interrupted, and the grid is edited
+    queue = open_queue({"train.lr": [0.4, 0.5]})
+    names = [finished(queue, 0.2, 0.6), finished(queue, 0.3, 0.7)]
+    text = summary(queue.newest(), Path("runs/ring"), "valid/fused/recall@10", queue.trials)
+    states = {row[0]: row[1] for row in table_rows(text)}
+    assert list(states)[:2] == names[::-1]
+    assert states["odmt,lr-0.1"] == "finished (not of this GRID)"
+    assert states["odmt,lr-0.2"] == "interrupted (not of this GRID)"
+    assert states["odmt,lr-0.3"] == "waiting (not of this GRID)"
+    assert "chosen by validation recall@10: odmt,lr-0.5; its test metrics: recall@10 0.7000" in text
+    queue.drop_others()
+    assert list(queue.newest()) == names
+    assert Path("runs/ring/odmt,lr-0.1/result.json").exists()
+    assert "odmt,lr-0.1" in open_queue({"train.lr": [0.1, 0.4]}).newest(), "one that a grid has again is shown again"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"epochs": 1}', b'{"best_epoch": "x", "valid": [], "test": 3}'])
+def test_one_damaged_result_is_that_trials_failure(start, content):
+    trial = grid_trials("ring.yaml", {"train.lr": GRID["train.lr"], "model.dim": [8]}, {})["odmt,lr-0.01"]
+    train(trial.config)
+    (trial.folder / "result.json").write_bytes(content)
+    launcher = start("--set", "model.dim=8")
+    table, words = launcher.communicate(timeout=PATIENCE)
+    assert launcher.returncode == 1
+    assert "Traceback" not in words
+    assert re.search(r"odmt,lr-0.01: FAILED, error: runs/ring/odmt,lr-0.01/result.json: .*; remove it, and --resume", words)
+    assert {row[0]: row[1] for row in table_rows(table)} == {"odmt,lr-0.001": "finished", "odmt,lr-0.01": "failed"}
+
+
+# Databases
+
+
+def database(content: bytes = b"") -> Path:
+    path = Path("runs/ring/study.db")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def open_sqlite(read_only: bool = False) -> TrialQueue:
+    return TrialQueue("sqlite:///runs/ring/study.db", "ring", grid_trials("ring.yaml", GRID, {}), read_only)
+
+
+def test_databases_that_cannot_be_used(place):
+    """Each in one sentence with a remedy, without SQL."""
+    database(b"no database at all, but long enough to be looked at" * 100)
+    with pytest.raises(
+        InputError, match=r"^runs/ring/study.db: file is not a database; damaged, or another program's; move it away"
+    ):
+        open_sqlite()
+    database().unlink()
+    with closing(sqlite3.connect("runs/ring/study.db")) as other:
+        other.execute("CREATE TABLE mine (x)")
+        other.commit()
+        with pytest.raises(InputError, match=r"study.db: the database of another program; name another file with --storage"):
+            open_sqlite()
+    database()
+    open_sqlite()
+    with closing(sqlite3.connect("runs/ring/study.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match=r"study.db: .*database is locked; another program holds it; end that") as error:
+            open_sqlite()
+    assert "SELECT" not in str(error.value)
+    assert "SQL" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://?password=secret",
+        "sqlite:///:memory:?password=secret",
+        "postgresql://me:secret@127.0.0.1:1/x",
+        "postgresql://me:secret@127.0.0.1:port/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=secret",
+        "secret",
+        "nosuch://me:secret@x/y",
+    ],
+)
+def test_no_password_is_told(place, url):
+    with pytest.raises(InputError, match="--storage") as error:
+        TrialQueue(url, "ring", {})
+    assert "secret" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_table_of_a_place_that_is_read_only(place):
+    mounts.need_mounts()
+    queue = open_sqlite()
+    queue.enqueue()
+    script = (
+        "import sys, mounts; from odmt.launch.sweep import launch\nmounts.own_mounts(); mounts.make_read_only('runs')\n"
+        f"launch('ring.yaml', {GRID}, sys.argv[1:])"
+    )
+    search = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    for args, status, words in (
+        (["--show"], 0, ""),
+        ([], 2, "error: runs/ring/study.db.lock: cannot be written (Read-only file system; "),
+    ):
+        done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, env=search)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.startswith(words)
+        assert len(table_rows(done.stdout)) == (4 if args else 0)
 
 
 # Names and values

@@ -88,7 +88,7 @@ class Database:
 
     @property
     def _place(self) -> str:
-        return str(self.file) if self.file else f"--storage, {self.url.get_backend_name()} at {self.url.host or 'this machine'}"
+        return str(self.file) if self.file else f"--storage: {self.url.get_backend_name()} at {self.url.host or 'this machine'}"
 
     def _sentence(self, error: Exception) -> str:
         cause = error if isinstance(error, SQLAlchemyError | sqlite3.Error) else error.__cause__ or error
