@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -117,8 +118,8 @@ class RunFolder:
             raise InputError(f"{path}: damaged: no result of a run; {RESULT_AGAIN}")
         return result
 
-    def finished(self) -> dict | None:
-        """The result of a finished run as `result`, with all that is read of it.
+    def finished(self, notes: Sequence[str] = ("best_epoch", "epochs", "seconds")) -> dict | None:
+        """The result of a finished run as `result`, with the metrics that are read of it and these notes.
 
         Raises:
             InputError: the file is damaged or holds something else.
@@ -127,7 +128,7 @@ class RunFolder:
             return None
         split, _, metric = self.config.selection.partition("/")
         try:
-            numbers = [result[key] for key in ("best_epoch", "epochs", "seconds")] + [result[split][metric]]
+            numbers = [result[key] for key in notes] + [result[split][metric]]
             numbers += [*result[split].values(), *result["test"].values()]
             sound = all(isinstance(number, int | float) for number in numbers) and metric in result["test"]
         except (KeyError, TypeError, AttributeError):

@@ -94,8 +94,8 @@ class Trial:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
         return [sys.executable, *(torchrun if num_processes > 1 else []), "-m", "odmt.train", *self.args, "--resume"]
 
-    def result(self) -> dict | None:
-        """The result of the finished run, None where there is none yet.
+    def result(self, *, metrics_alone: bool = False) -> dict | None:
+        """The result of the finished run, None where there is none yet; with what a run notes of itself, or the metrics alone.
 
         Raises:
             InputError: the folder holds the result of another configuration.
@@ -104,7 +104,7 @@ class Trial:
             return None
         folder = RunFolder(self.config)
         folder.check(resume=True, overwrite=False)
-        return folder.finished()
+        return folder.finished(()) if metrics_alone else folder.finished()
 
     def lock(self) -> IO | None:
         """Reserve the folder for a launcher and the processes that inherit the file; None: another launcher or a run has it."""

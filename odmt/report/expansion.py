@@ -112,7 +112,7 @@ def with_overrides(trial: Trial, overrides: dict) -> Trial:
 def result_of(trial: Trial) -> dict | None:
     """The result of a finished trial, None where there is none or one of other settings, which is not this trial's."""
     try:
-        return trial.result()
+        return trial.result(metrics_alone=True)
     except InputError as error:
         if "damaged" in str(error) or "cannot be read" in str(error):
             log.warning("%s", error)

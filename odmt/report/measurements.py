@@ -106,8 +106,10 @@ def measure(cell: Cell, request: Request) -> Measurement:
 
 def _whole(trial: Trial) -> bool:
     try:
-        load_tensors(trial.folder / "ranks.safetensors")
-        _history(trial)
+        if (ranks := trial.folder / "ranks.safetensors").exists():
+            load_tensors(ranks)
+        if (trial.folder / "metrics.jsonl").exists():
+            _history(trial)
     except InputError as error:
         log.warning("left out of the report: %s", error)
         return False
