@@ -7,6 +7,7 @@ early stopping, selection, the test at the end and curves; a family has what is 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,15 @@ class EpochBatches:
         num_steps: how many there are.
         batches: one a step, on the device.
         describe: who is in the batch of a step (from 0), for messages.
+        unit: what is trained on, in the plural.
+        size: how much of it a batch has.
     """
 
     num_steps: int
     batches: Iterator
     describe: Callable[[int], str]
+    unit: str
+    size: Callable[[Any], int]
 
 
 @dataclass(frozen=True)

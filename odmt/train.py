@@ -26,6 +26,7 @@ from odmt.errors import InputError
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
 from odmt.run_folder import RunFolder
+from odmt.speed import in_words
 from odmt.task import Task
 from odmt.trainer import NonFiniteLossError, Trainer
 from odmt.training_curve import draw_training_curve
@@ -177,7 +178,7 @@ class Run:
         metrics = {f"{split}/{name}": value for split in ranks for name, value in self.summarize(ranks[split]).items()}
         self._remark_ties(ranks[next(iter(ranks))], epoch)
         seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
-        return {**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds}
+        return {**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds, **self.trainer.speed}
 
     def summarize(self, ranks: Ranks) -> dict[str, float]:
         """The configured metrics by source."""
@@ -221,7 +222,7 @@ class Run:
         cutoff = name.partition("@")[2]
         shown = " ".join(f"{kind}@{cutoff} {metrics[f'{split}/{source}/{kind}@{cutoff}']:.4f}" for kind in self._shown())
         log.info(
-            "epoch %d/%d  loss %.4f  %s %s%s  (%.1f s + %.1f s)",
+            "epoch %d/%d  loss %.4f  %s %s%s  (%.1f s + %.1f s; %s)",
             progress.epoch,
             self.config.train.epochs,
             metrics["train/loss"],
@@ -230,6 +231,7 @@ class Run:
             " *" if progress.best_epoch == progress.epoch else "",
             metrics["train_seconds"],
             metrics["valid_seconds"],
+            in_words(self.trainer.speed),
         )
 
     def _shown(self) -> list[str]:

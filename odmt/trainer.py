@@ -3,6 +3,8 @@
 It knows neither files nor families of models; what becomes of a run is the matter of `odmt.train`.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from odmt.distributed import World, mean_over_processes
 from odmt.families import load_task
 from odmt.optimizer import clip_norm
 from odmt.ranking import Ranks, rank_held_out
+from odmt.speed import Speed, Utilisation, in_words
 from odmt.task import EpochBatches, Scorer, Task
 
 CHECK_EVERY = 50  # steps between looks at the losses, so that a GPU is seldom waited for
@@ -28,6 +31,9 @@ class Trainer:
 
     Args:
         task: data and model.
+
+    Attributes:
+        speed: of the last epoch, as `odmt.speed` measures it.
     """
 
     def __init__(self, task: Task):
@@ -38,6 +44,8 @@ class Trainer:
         self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False) if several else self.model
         self.optimizer = task.optimizer()
         self.scaler = self.precision.loss_scaler()
+        self.utilisation = Utilisation(self.world.device, self.precision)
+        self.speed: dict[str, float] = {}
 
     @classmethod
     def load(cls, config: RunConfig, world: World, build=None) -> "Trainer":
@@ -56,16 +64,20 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((train.seed, epoch, world.rank)).generate_state(1)[0]))
         self.parallel.train()
         steps = self.task.batches(epoch)
+        speed = Speed(steps, world.device, world.size)
         totals, pending = None, []
-        bar = tqdm(steps.batches, f"epoch {epoch}", steps.num_steps, leave=False, disable=None if world.is_main else True)
+        bar = tqdm(speed.batches(), f"epoch {epoch}", steps.num_steps, leave=False, disable=None if world.is_main else True)
         for step, batch in enumerate(bar, 1):
-            losses = self.train_step(batch, epoch)
+            losses = self.utilisation.count(partial(self.train_step, batch, epoch))
             pending.append(torch.stack(list(losses.values())))
             if step % CHECK_EVERY == 0 or step == steps.num_steps:
                 block = torch.stack(pending).cpu().double()
                 self._check_finite(block, list(losses), steps, step, epoch)
                 totals = block.sum(0) if totals is None else totals + block.sum(0)
                 pending = []
+                self.speed = speed.measure()
+                self.speed |= self.utilisation.measure(self.speed["step_seconds"])
+                bar.set_postfix_str(in_words(self.speed))
         self._check_weights(epoch)
         means = mean_over_processes(totals.to(world.device).float() / steps.num_steps, world).tolist()
         return dict(zip(losses, means))

@@ -125,7 +125,8 @@ class GraphTask(Task):
             users = self.pairs.train.users[self.sampler.rows(epoch, step)]
             return "users " + ", ".join(self.pairs.user_ids[user] for user in users[:5]) + ", ..."
 
-        return EpochBatches(len(self.sampler), map(self._to_device, self.sampler.epoch(epoch)), describe)
+        batches = map(self._to_device, self.sampler.epoch(epoch))
+        return EpochBatches(len(self.sampler), batches, describe, "pairs", lambda batch: len(batch.positives))
 
     def after_step(self):
         """What the host does after every step."""
