@@ -259,7 +259,9 @@ class Run:
         groups, settings = popularity_groups(counts), self.config.evaluation
         best = self.progress.history[self.progress.best_epoch - 1]
         split, _, metric = self.config.selection.split("/")
-        popular = {name: self.summarize(most_popular(self.task, name)) for name in dict.fromkeys([split, "test"])}
+        popular_ranks = {name: most_popular(self.task, name) for name in dict.fromkeys([split, "test"])}
+        popular = {name: self.summarize(of_split) for name, of_split in popular_ranks.items()}
+        both = {**ranks, **popular_ranks["test"]}
         result = {
             "best_epoch": self.progress.best_epoch,
             "epochs": self.progress.epoch,
@@ -269,7 +271,7 @@ class Run:
             "test": self.summarize(ranks),
             "test_users": int((np.diff(held_out.offsets) > 0).sum()),
             "most_popular": popular,
-            "test_groups": summarize_groups(ranks, groups[held_out.items], settings.cutoffs, settings.metrics, ranks.offsets),
+            "test_groups": summarize_groups(both, groups[held_out.items], settings.cutoffs, settings.metrics, ranks.offsets),
             "groups": describe_groups(groups, counts),
         }
         if published := self.task.published(scorer, "test"):

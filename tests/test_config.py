@@ -8,6 +8,7 @@ import pytest
 from odmt.config_files import config_help, flatten, load_config, save_config, valid_keys
 from odmt.errors import InputError
 from odmt.sequential.config import Config, DistillationConfig, ModelConfig
+from odmt.sequential.models.parts import BACKBONES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -115,7 +116,7 @@ def test_the_value_of_a_text_is_taken_as_it_is():
         ("name=", ["name=: name must have a value"]),
         ("model.sources=id", ["model.sources", "id"]),
         ("model.sources=[id,audio]", ["model.sources", "audio"]),
-        ("model.backbone=lstm", ["model.backbone", "Expected one of ['sasrec', 'gru4rec', 'nextitnet']. Got value: lstm"]),
+        ("model.backbone=lstm", ["model.backbone", f"Expected one of {list(BACKBONES)}. Got value: lstm"]),
         ("distillation.detach_teacher=perhaps", ["distillation.detach_teacher", "perhaps"]),
         ("train.patience=x", ['train.patience": Expected one of int, null. Got value: x']),
         ("model.id_init=foo", ["model.id_init", "'mean'", "null. Got value: foo"]),

@@ -11,8 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from odmt.config_files import load_config
 from odmt.features.extractors import PlainExtractor, RawFeatures, SgfdExtractor
+from odmt.features.labels import Labels
+from odmt.graph import hosts, pairs
 from odmt.graph.adjacency import Adjacency
+from odmt.graph.builder import build_model
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
 from odmt.graph.losses import bpr_loss
@@ -73,6 +77,31 @@ HOSTS = {
     "maml_sgfd_image": lambda: maml_of(content_of("image"), sgfd=True),
     "lightgcn": lambda: LightGCN(adjacency(), NUM_USERS, NUM_ITEMS, DIM, num_layers=2, reg_weight=1e-4),
     "bprmf": lambda: BPRMF(NUM_USERS, NUM_ITEMS, DIM, reg_weight=1e-4),
+}
+
+
+def named(host: str, extractor: str):
+    """A host that the configuration can name, as it builds it."""
+    overrides = [f"model.extractor={extractor}"] if hosts.HOSTS[host].uses_content else []
+
+    def make() -> Host:
+        config = load_config(["family=graph", f"model.host={host}", f"model.dim={DIM}", "train.batch_size=60", *overrides])
+        order = np.argsort(USERS, kind="stable")
+        none = pairs.Edges.of_counts(np.zeros(0), np.zeros(NUM_USERS, np.int64))
+        train = pairs.Edges.of_counts(ITEMS[order], np.bincount(USERS, minlength=NUM_USERS))
+        names = [[f"{kind}{number}" for number in range(count)] for kind, count in (("u", NUM_USERS), ("i", NUM_ITEMS))]
+        features = content_of(*config.model.reads)()
+        labels = Labels(np.arange(NUM_ITEMS) % NUM_LABELS, ["a", "b", "c"]) if config.model.needs_labels else None
+        return build_model(config, pairs.Pairs(*names, names[1], train, none, none), features, labels)
+
+    return make
+
+
+# Those that no one has thought of above: every name there is goes through what follows.
+HOSTS |= {
+    f"{name}, {extractor}": named(name, extractor)
+    for name, part in hosts.HOSTS.items()
+    for extractor in (("sgfd", "plain") if part.uses_content else ("none",))
 }
 
 

@@ -18,22 +18,19 @@ from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
+from odmt.graph.hosts import HOSTS
 from odmt.metrics import summarize
 from odmt.train import main, train
 from odmt.trainer import Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
-# Every model as it is configured; small, and with negatives where there are any.
+# Every host that can be named, with SGFD and plain, and some as they can be told to be.
+PLAIN = ("model.extractor=plain",)
 MODELS = {
-    "bm3": ("model.host=bm3",),
-    "bm3_plain": ("model.host=bm3", "model.extractor=plain"),
-    "grcn": ("model.host=grcn",),
-    "grcn_plain": ("model.host=grcn", "model.extractor=plain", "grcn.routing=3"),
-    "maml": ("model.host=maml",),
+    **{name: (f"model.host={name}",) for name in HOSTS},
+    **{f"{name}_plain": (f"model.host={name}", *PLAIN) for name, host in HOSTS.items() if host.uses_content},
+    "grcn_plain_routed": ("model.host=grcn", *PLAIN, "grcn.routing=3"),
     "maml_official": ("model.host=maml", "sgfd.copy=maml", "maml.trained=tables", "maml.summed=true"),
-    "maml_plain": ("model.host=maml", "model.extractor=plain"),
-    "lightgcn": ("model.host=lightgcn",),
-    "bprmf": ("model.host=bprmf",),
 }
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 

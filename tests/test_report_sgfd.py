@@ -21,7 +21,7 @@ from odmt.report.measurements import measure
 from odmt.report.papers import load_reports
 from odmt.report.reproduce import reproduce
 from odmt.report.request import Request
-from odmt.report.sgfd_paper import ABLATION, DATASETS, HOSTS, PUBLISHED, TABLE_2, quoted_table2
+from odmt.report.sgfd_paper import ABLATION, DATASETS, PAPERS_HOSTS, PUBLISHED, TABLE_2, quoted_table2
 from odmt.train import train
 
 REPORTS = load_reports()
@@ -55,7 +55,7 @@ def test_a_datasets_file_gives_the_published_commands(dataset, request_of):
     file = dataset_file(dataset, "graph")
     commands = [line for line in file.read_text().splitlines() if line.startswith("# python -m odmt.train ")]
     by_host = {re.search(r"models/(\w+)_sgfd", command)[1]: load_config(command.split()[4:]) for command in commands}
-    assert list(by_host) == list(HOSTS) == list(PUBLISHED)
+    assert list(by_host) == list(PAPERS_HOSTS) == list(PUBLISHED)
     cells = cells_of("sgfd", request_of(dataset, overrides=[]))
     for host, config in by_host.items():
         row = cells[f"{host}_sgfd"].trial.config
@@ -70,7 +70,7 @@ def test_what_is_asked_for_wins_over_what_was_published(request_of):
 
 def test_the_ablation_is_of_one_loss_at_a_time(request_of):
     cells = cells_of("hosts_sgfd_ablation", request_of("sgfd-office", overrides=[]))
-    for host in HOSTS:
+    for host in PAPERS_HOSTS:
         weights = {
             kind: tuple(
                 getattr(cells[f"{host}:{kind}"].trial.config.sgfd, f"{loss}_weight") for loss in ("class", "response", "feature")

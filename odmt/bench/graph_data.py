@@ -13,9 +13,9 @@ from torch import Tensor
 from odmt.features.extractors import SgfdExtractor
 from odmt.features.sgfd_settings import COPIES
 from odmt.graph.adjacency import Adjacency
-from odmt.graph.config import BATCH_SIZES, NUM_NEGATIVES
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
+from odmt.graph.hosts import HOSTS
 from odmt.graph.models.bm3 import BM3, BM3Settings
 from odmt.graph.models.grcn import GRCN, GRCNSettings
 from odmt.graph.models.host import Host
@@ -84,8 +84,8 @@ class GraphData:
 
     def sampler(self, name: HostName, batch_size: int | None = None) -> PairSampler:
         """The official batches of a host, or of another size."""
-        size = batch_size or BATCH_SIZES[name]
-        return PairSampler(self.users, self.items, self.counts.users, self.counts.items, size, NUM_NEGATIVES[name], seed=1)
+        size = batch_size or HOSTS[name].batch_size
+        return PairSampler(self.users, self.items, self.counts.users, self.counts.items, size, HOSTS[name].num_negatives, seed=1)
 
     def host(self, name: HostName, dim: int, dropout: bool = True) -> Host:
         """A host with SGFD as in its official copy, though MAML's classifiers know all labels and all of it is trained."""
@@ -98,7 +98,7 @@ class GraphData:
         if name == "grcn":
             return GRCN(Edges(*self.edges, *sizes), self.content, extractor, *sizes, dim, GRCNSettings())
         settings = MAMLSettings(summed=True, **({} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}))
-        return MAML(self.content, extractor, *sizes, dim, settings, BATCH_SIZES[name])
+        return MAML(self.content, extractor, *sizes, dim, settings, HOSTS[name].batch_size)
 
 
 def random_graph(counts: GraphCounts, seed: int = 0) -> GraphData:

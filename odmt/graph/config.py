@@ -7,17 +7,13 @@ from typing import ClassVar, Literal
 from odmt import config as engine
 from odmt.config import left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
+from odmt.graph.hosts import HOSTS
 from odmt.graph.models.bm3 import BM3Settings
 from odmt.graph.models.grcn import GRCNSettings
 from odmt.graph.models.lightgcn import LightGCNSettings
 from odmt.graph.models.maml import MAMLSettings
 
 Modality = Literal["text", "image"]
-HostName = Literal["bm3", "grcn", "maml", "lightgcn", "bprmf"]
-
-BATCH_SIZES = {"bm3": 2048, "grcn": 1024, "maml": 256, "lightgcn": 2048, "bprmf": 2048}  # the first three officially
-NUM_NEGATIVES = {"bm3": 0, "grcn": 1, "maml": 4, "lightgcn": 1, "bprmf": 1}
-WITHOUT_CONTENT = ("lightgcn", "bprmf")
 
 
 @dataclass
@@ -54,7 +50,7 @@ class ModelConfig:
         dim: D, the width of embeddings and of what the extractor gives.
     """
 
-    host: HostName = "bm3"
+    host: Literal[*HOSTS] = "bm3"
     extractor: Literal["sgfd", "plain"] = "sgfd"
     modalities: list[Modality] = field(default_factory=lambda: ["image", "text"])
     dim: int = 128
@@ -62,13 +58,14 @@ class ModelConfig:
     def __post_init__(self):
         require(self.dim >= 1, "model.dim", "must be 1 or more")
         require(len(set(self.modalities)) == len(self.modalities), "model.modalities", f"{self.modalities} names one twice")
-        needed = self.host in ("grcn", "maml") or (self.host == "bm3" and self.extractor == "sgfd")
+        host = HOSTS[self.host]
+        needed = host.uses_content and (host.plain_needs_content or self.extractor == "sgfd")
         require(bool(self.modalities) or not needed, "model.modalities", f"{self.host} needs text or image")
 
     @property
     def reads(self) -> list[str]:
         """The modalities whose features the model needs."""
-        return [] if self.host in WITHOUT_CONTENT else self.modalities
+        return self.modalities if HOSTS[self.host].uses_content else []
 
     @property
     def needs_labels(self) -> bool:
@@ -162,21 +159,15 @@ class Config(engine.RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        host = self.model.host
-        for section in ("bm3", "grcn", "maml", "lightgcn"):
-            users = ("lightgcn", "bprmf") if section == "lightgcn" else (section,)
-            given = _changed(getattr(self, section))
-            require(host in users or not given, f"{section}.{given[0] if given else ''}", f"changes nothing with model.host={host}")
-        require(
-            host != "bprmf" or "num_layers" not in _changed(self.lightgcn),
-            "lightgcn.num_layers",
-            "changes nothing with model.host=bprmf, which has no layers",
-        )
+        name, host = self.model.host, HOSTS[self.model.host]
+        for section in dict.fromkeys(part.section for part in HOSTS.values() if part.section):
+            idle = [key for key in _changed(getattr(self, section)) if section != host.section or key in host.idle]
+            require(not idle, f"{section}.{idle[0] if idle else ''}", f"changes nothing with model.host={name}")
         given = [key for key in ("extractor", "modalities") if key in _changed(self.model)]
         require(
-            host not in WITHOUT_CONTENT or not given,
+            host.uses_content or not given,
             f"model.{given[0] if given else ''}",
-            f"changes nothing with model.host={host}, which uses no features",
+            f"changes nothing with model.host={name}, which uses no features",
         )
         given = self.sgfd.given
         require(
@@ -185,18 +176,20 @@ class Config(engine.RunConfig):
             "changes nothing without model.extractor=sgfd and a host that uses features",
         )
         require(
-            self.train.num_negatives is None or host != "bm3", "train.num_negatives", "changes nothing: BM3 samples no negatives"
+            self.train.num_negatives is None or host.num_negatives > 0,
+            "train.num_negatives",
+            f"changes nothing: {host.label} samples no negatives",
         )
 
     @property
     def batch_size(self) -> int:
         """Pairs of a step."""
-        return self.train.batch_size or BATCH_SIZES[self.model.host]
+        return self.train.batch_size or HOSTS[self.model.host].batch_size
 
     @property
     def num_negatives(self) -> int:
         """Sampled items a pair."""
-        return self.train.num_negatives or NUM_NEGATIVES[self.model.host]
+        return self.train.num_negatives or HOSTS[self.model.host].num_negatives
 
     @property
     def selection(self) -> str:

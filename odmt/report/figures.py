@@ -53,17 +53,25 @@ def _bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[tuple[fl
     for index, (label, numbers) in enumerate(series.items()):
         values, stds = np.array(numbers, float).T
         places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-        style = {"color": COLOURS[index], "hatch": HATCHES[index], "edgecolor": "white", "linewidth": 0}
+        style = {"color": _of(COLOURS, index), "hatch": _of(HATCHES, index), "edgecolor": "white", "linewidth": 0}
         if not np.isnan(values).all():
             axes.bar(places, values, width * 0.92, yerr=_spread(stds), label=label, **style)
         for place in places[values == 0]:
-            axes.text(place, 0, "0", ha="center", va="bottom", fontsize=6, color=COLOURS[index])
+            axes.text(place, 0, "0", ha="center", va="bottom", fontsize=6, color=_of(COLOURS, index))
         for place in places[np.isnan(values)]:
             axes.text(place, 0, " gap", rotation=90, ha="center", va="bottom", fontsize=6, color="grey")
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlim=(-0.5, max(len(groups), 1) - 0.5), ylabel=RECALL)
     axes.set_ylim(bottom=0)
     _legend(axes)
+
+
+def _of(styles: Sequence[str], index: int) -> str:
+    return styles[index % len(styles)]
+
+
+def _line_style(index: int) -> dict[str, str]:
+    return {"color": _of(COLOURS, index), "linestyle": _of(LINES, index), "marker": _of(MARKERS, index)}
 
 
 def _spread(stds: np.ndarray) -> np.ndarray | None:
@@ -122,7 +130,7 @@ def lines(xs: Sequence[float], series: Mapping[str, str], axis: str) -> Painter:
         number = _lookup(table)
         for index, (key, label) in enumerate(series.items()):
             values, stds = np.array([number(f"{key}:{x}") for x in xs]).T
-            style = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index], "capsize": 2}
+            style = {**_line_style(index), "capsize": 2}
             if not np.isnan(values).all():
                 axes.errorbar(xs, values, _spread(stds), label=label, **style)
         axes.set_xticks(xs)
@@ -140,7 +148,7 @@ def curves(metric: str, keys: Sequence[str], title: str, axis: str) -> Painter:
         for index, key in enumerate(keys):
             if key in wanted.index:
                 line = wanted.loc[[key]]
-                style = {"color": COLOURS[index], "linestyle": LINES[index], "marker": MARKERS[index], "markersize": 4}
+                style = {**_line_style(index), "markersize": 4}
                 axes.plot(line["epoch"], line["value"], label=line["label"].iloc[0], **style)
         axes.set(xlabel="epoch", ylabel=axis, title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)

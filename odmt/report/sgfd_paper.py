@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from odmt.graph.hosts import HOSTS
 from odmt.report.measurements import Measurement
 from odmt.report.quoted import read
 from odmt.report.rows import Axis, Report, Row, axis
 
-HOSTS = {"bm3": "BM3", "grcn": "GRCN", "maml": "MAML"}
+PAPERS_HOSTS = ("bm3", "grcn", "maml")
+BASELINE_HOSTS = ("bprmf", "lightgcn")
+# Hosts of one's own stand beside those of the paper.
+HOST_LABELS = {name: part.label for name, part in HOSTS.items() if name in PAPERS_HOSTS or part.uses_content}
 DATASETS = {"office": "sgfd-office", "clothing": "sgfd-clothing", "toys_games": "sgfd-toys-games"}  # the paper's names and ours
 METRICS = ("recall@20", "ndcg@20", "recall@10", "ndcg@10", "recall@50", "ndcg@50")
 QUOTED_AS = "paper (metrics of its own, chosen on test)"
@@ -61,33 +65,49 @@ HOST_GRIDS: Mapping[str, tuple[Axis, ...]] = {
     "maml": (axis("maml.covariance_weight", 0.0, 5.0),),
 }
 SGFD_GRIDS = {host: (tuple(sgfd_settings(*weights) for _, *weights in commands.values()),) for host, commands in COMMANDS.items()}
-BASELINE_GRID = (axis("lightgcn.reg_weight", 1e-2, 1e-4),)
+PENALTIES = axis("lightgcn.reg_weight", 1e-2, 1e-4)
+BASELINE_GRIDS = {"bprmf": (PENALTIES,), "lightgcn": (PENALTIES, axis("lightgcn.num_layers", 1, 2, 3))}
+
+
+def _row(host: str, sgfd: bool, key: str, label: str, overrides: tuple[str, ...] = ()) -> Row:
+    """A host, plain or with SGFD.
+
+    Choice: plain rows have the published step size too; which settings the paper's had is not known.
+    """
+    published = PUBLISHED.get(host, {})
+    if not sgfd:
+        published = {dataset: {"train.lr": settings["train.lr"]} for dataset, settings in published.items()}
+    model, own = host, ()
+    if host not in PAPERS_HOSTS:  # which has no file of its own
+        model, own = "bm3", (f"model.host={host}",)
+    grid = (*HOST_GRIDS.get(host, ()), *(SGFD_GRIDS.get(host, SGFD_GRIDS["grcn"]) if sgfd else ()))
+    return Row(key, label, f"{model}_sgfd" if sgfd else model, (*own, *overrides), published, grid)
 
 
 def _plain(host: str) -> Row:
-    # Choice: the published step size too; which settings the paper's plain rows had is not known.
-    published = {dataset: {"train.lr": settings["train.lr"]} for dataset, settings in PUBLISHED[host].items()}
-    return Row(host, HOSTS[host], host, published=published, grid=HOST_GRIDS[host])
+    return _row(host, False, host, HOST_LABELS[host])
 
 
 def _sgfd(host: str, key: str = "", label: str = "", *zero: str) -> Row:
     """A host with SGFD, and some of its losses without weight."""
     overrides = tuple(f"sgfd.{loss}_weight=0.0" for loss in zero)
-    grid = (*HOST_GRIDS[host], *SGFD_GRIDS[host])
-    return Row(key or f"{host}_sgfd", label or f"{HOSTS[host]}+SGFD", f"{host}_sgfd", overrides, PUBLISHED[host], grid)
+    return _row(host, True, key or f"{host}_sgfd", label or f"{HOST_LABELS[host]}+SGFD", overrides)
 
 
-BASELINES = (
-    Row("bprmf", "BPR-MF", "bprmf", grid=BASELINE_GRID),
-    Row("lightgcn", "LightGCN", "lightgcn", grid=(*BASELINE_GRID, axis("lightgcn.num_layers", 1, 2, 3))),
-)
-TABLE_2 = (*BASELINES, *(row for host in HOSTS for row in (_plain(host), _sgfd(host))))
-GAINS = tuple((f"{host}_sgfd", host) for host in HOSTS)
+def _baseline(host: str) -> Row:
+    if host not in BASELINE_HOSTS:
+        return Row(host, HOSTS[host].label, "bprmf", (f"model.host={host}",))
+    return Row(host, HOSTS[host].label, host, grid=BASELINE_GRIDS[host])
+
+
+BASELINES = tuple(_baseline(host) for host in sorted(HOSTS) if not HOSTS[host].uses_content)
+TABLE_2 = (*BASELINES, *(row for host in HOST_LABELS for row in (_plain(host), _sgfd(host))))
+GAINS = tuple((f"{host}_sgfd", host) for host in HOST_LABELS)
 
 LOSSES = ("class", "response", "feature")
 ABLATION = tuple(
     row
-    for host, name in HOSTS.items()
+    for host, name in HOST_LABELS.items()
     for row in (
         _plain(host),
         _sgfd(host, f"{host}:none", f"{name}, SGFD without its losses", *LOSSES),
@@ -98,7 +118,7 @@ ABLATION = tuple(
         _sgfd(host, f"{host}:all", f"{name}, all losses of SGFD"),
     )
 )
-CONTRIBUTIONS = tuple((f"{host}:{kind}", f"{host}:none") for host in HOSTS for kind in (*LOSSES, "all"))
+CONTRIBUTIONS = tuple((f"{host}:{kind}", f"{host}:none") for host in HOST_LABELS for kind in (*LOSSES, "all"))
 
 
 def quoted_table2() -> pd.DataFrame:

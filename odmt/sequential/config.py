@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from odmt import config as engine
 from odmt.config import EvaluationConfig, TrainConfig, left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
+from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, ItemEncoderPart
 
 Source = Literal["id", "text", "image"]
 
@@ -69,13 +70,13 @@ class ModelConfig:
 
     dim: int = 768
     sources: list[Source] = field(default_factory=lambda: ["id", "text", "image"])
-    item_encoder: Literal["imt", "transformer", "dnn", "moe", "sgfd"] = "imt"
+    item_encoder: Literal[*ITEM_ENCODERS] = "imt"
     num_layers: int = 2
     id_encoder: Literal["projected", "embedding"] = "projected"
     id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
     id_visible_to_modalities: bool | None = None
     fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
-    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"
+    backbone: Literal[*BACKBONES] = "sasrec"
     backbone_layers: int = 2
     backbone_heads: int = 2
     dropout: float = 0.1
@@ -84,14 +85,14 @@ class ModelConfig:
         require(bool(self.sources), "model.sources", "name at least one of id, text, image")
         require(len(set(self.sources)) == len(self.sources), "model.sources", f"{self.sources} names a source twice")
         has_id, modalities = "id" in self.sources, [source for source in self.sources if source != "id"]
-        imt, sgfd = self.item_encoder == "imt", self.item_encoder == "sgfd"
+        imt = self.item_encoder == "imt"
         for key in ("dim", "num_layers", "backbone_layers", "backbone_heads"):
             require(getattr(self, key) >= 1, f"model.{key}", "must be 1 or more")
         require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
         if self.backbone == "sasrec":
             require(self.dim % self.backbone_heads == 0, "model.dim", f"{self.dim} is no multiple of backbone_heads")
         require(
-            bool(modalities) or not (imt or sgfd),
+            bool(modalities) or not self._encoder.joint,
             "model.item_encoder",
             f"{self.item_encoder} needs text or image in model.sources; take `dnn` for IDs alone",
         )
@@ -121,20 +122,21 @@ class ModelConfig:
     @property
     def needs(self) -> dict[str, Literal["tokens", "cls"]]:
         """What the item encoder reads of each modality: all tokens or the CLS token."""
-        part = "tokens" if self.item_encoder in ("imt", "transformer") else "cls"
-        return {source: part for source in self.sources if source != "id"}
+        return {source: self._encoder.reads for source in self.sources if source != "id"}
 
     @property
     def learns_categories(self) -> bool:
         """Whether the item encoder learns from the items' categories, which a dataset may not have."""
-        return self.item_encoder == "sgfd"
+        return self._encoder.learns_categories
 
     @property
     def noisy_items(self) -> bool:
         """Whether an item's vector is another one every time that it is encoded in training."""
-        if not self.needs:
-            return False
-        return self.item_encoder == "moe" or (self.item_encoder not in ("dnn", "sgfd") and self.dropout > 0)
+        return bool(self.needs) and self._encoder.is_stochastic(self.dropout)
+
+    @property
+    def _encoder(self) -> ItemEncoderPart:
+        return ITEM_ENCODERS[self.item_encoder]
 
 
 @dataclass

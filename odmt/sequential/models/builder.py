@@ -1,4 +1,4 @@
-"""From the settings of `ModelConfig` to a model: the one place where names become classes."""
+"""From the settings of `ModelConfig` to a model, of the parts in `odmt.sequential.models.parts`."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,22 +7,10 @@ from torch import Tensor, nn
 
 from odmt.errors import InputError
 from odmt.sequential.config import ModelConfig
-from odmt.sequential.models.gru4rec import GRU4Rec
-from odmt.sequential.models.imt import IdAwareMultimodalTransformer
-from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, Ingredients
 from odmt.sequential.models.recommender import FDSA, Recommender, SourceBackbones
-from odmt.sequential.models.sasrec import SASRec
-from odmt.sequential.models.sgfd import SgfdSource, SgfdTowers
-from odmt.sequential.models.towers import (
-    ClsTower,
-    EarlyFusion,
-    IdEmbedding,
-    MoEAdaptor,
-    PerSource,
-    ProjectedId,
-    TransformerTower,
-    head,
-)
+from odmt.sequential.models.sgfd import SgfdSource
+from odmt.sequential.models.towers import EarlyFusion
 
 RANDOM_ID_WIDTH = 768  # width of a projected ID table where no feature gives it one
 
@@ -51,51 +39,18 @@ def build_recommender(
 def _item_encoder(
     config: ModelConfig, num_items: int, widths: Mapping[str, int], cls: Callable[[str], Tensor], sgfd: SgfdSource | None
 ) -> nn.Module:
-    modalities = [source for source in config.sources if source != "id"]
     projected = "id" in config.sources and config.id_encoder == "projected"
     initial = initial_id_table(config, num_items, widths, cls) if projected else None
-    if config.item_encoder == "imt":
-        encoder = IdAwareMultimodalTransformer(
-            {source: widths[source] for source in modalities},
-            config.dim,
-            config.num_layers,
-            initial,
-            bool(config.id_visible_to_modalities),
-            config.dropout,
-        )
-    elif config.item_encoder == "sgfd":
-        of_modalities = {source: widths[source] for source in modalities}
-        encoder = SgfdTowers(of_modalities, config.dim, sgfd, _id_tower(config, num_items, initial))
-    else:
-        towers = {source: _tower(config, widths[source]) for source in modalities}
-        ids = _id_tower(config, num_items, initial)
-        encoder = PerSource(towers if ids is None else {"id": ids, **towers})
+    of_sources = {source: widths[source] for source in config.sources if source != "id"}
+    encoder = ITEM_ENCODERS[config.item_encoder].make(Ingredients(config, num_items, of_sources, initial, sgfd))
     if config.fusion in ("early", "sum"):
         return EarlyFusion(encoder, mean=config.fusion == "early")
     return encoder
 
 
-def _id_tower(config: ModelConfig, num_items: int, initial: Tensor | None) -> nn.Module | None:
-    if "id" not in config.sources:
-        return None
-    return IdEmbedding(num_items, config.dim) if initial is None else ProjectedId(initial, config.dim)
-
-
-def _tower(config: ModelConfig, width: int) -> nn.Module:
-    if config.item_encoder == "transformer":
-        return TransformerTower(width, config.dim, config.num_layers, config.dropout)
-    if config.item_encoder == "moe":
-        return ClsTower(MoEAdaptor(width, config.dim, dropout=config.dropout))
-    return ClsTower(head(width, config.dim))
-
-
 def _user_encoder(config: ModelConfig, max_seq_len: int) -> nn.Module:
     def backbone() -> nn.Module:
-        if config.backbone == "gru4rec":
-            return GRU4Rec(config.dim)
-        if config.backbone == "nextitnet":
-            return NextItNet(config.dim)
-        return SASRec(config.dim, max_seq_len, config.backbone_layers, config.backbone_heads, config.dropout)
+        return BACKBONES[config.backbone].make(config, max_seq_len)
 
     if config.fusion == "fdsa":
         return FDSA(backbone(), backbone(), config.dim, config.dropout)

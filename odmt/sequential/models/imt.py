@@ -10,6 +10,8 @@ own, and attend to the others and to another copy of themselves. Without dropout
 everything would be simpler, but where items repeat often in a batch the model learns worse (BENCHMARKS.md).
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,9 @@ class IdAwareMultimodalTransformer(nn.Module):
         dropout: on the input, attention weights and block outputs.
     """
 
+    reads: ClassVar = "tokens"
+    joint: ClassVar = True
+
     def __init__(
         self,
         widths: dict[str, int],
@@ -51,6 +56,11 @@ class IdAwareMultimodalTransformer(nn.Module):
         self.dropout = Dropout(dropout)
         self.blocks = ItemLayers(dim, num_layers, dropout)
         self.heads = nn.ModuleDict({source: head(dim, dim) for source in self.sources})
+
+    @staticmethod
+    def stochastic(dropout: float) -> bool:
+        """An item is encoded anew at every occurrence where there is dropout."""
+        return dropout > 0
 
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [V, D] by source."""

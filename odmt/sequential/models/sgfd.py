@@ -5,6 +5,7 @@ Legend: M distinct items of a batch, V vectors of these, N items, W width of a f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class SgfdTowers(ItemEncoder):
         source: categories and settings.
         id_tower: gives the ID's vectors; None: the ID is no source.
     """
+
+    reads: ClassVar = "cls"
+    joint: ClassVar = True
+    learns_categories: ClassVar = True
 
     def __init__(self, widths: Mapping[str, int], dim: int, source: SgfdSource, id_tower: nn.Module | None):
         super().__init__()

@@ -4,6 +4,8 @@ A tower is called with the items and the name of its source. Legend: M items, V 
 feature width, D model width.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +65,8 @@ class ProjectedId(nn.Module):
 class ClsTower(nn.Module):
     """What takes the CLS feature alone: the DNN or the MoE adaptor."""
 
+    reads: ClassVar = "cls"
+
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
@@ -78,12 +82,19 @@ class TransformerTower(nn.Module):
     As in the IMT, tokens pass the layers once an item, the CLS token that is read once a vector.
     """
 
+    reads: ClassVar = "tokens"
+
     def __init__(self, width: int, dim: int, num_layers: int, dropout: float):
         super().__init__()
         self.projection = nn.Linear(width, dim)
         self.dropout = Dropout(dropout)
         self.blocks = ItemLayers(dim, num_layers, dropout)
         self.head = head(dim, dim)
+
+    @staticmethod
+    def stochastic(dropout: float) -> bool:
+        """An item is encoded anew at every occurrence where there is dropout."""
+        return dropout > 0
 
     def forward(self, items: Items, source: str) -> Tensor:
         """M items -> [V, D]."""
@@ -105,6 +116,8 @@ class MoEAdaptor(nn.Module):
     Choice: the dropout is the pipeline's 0.1 (UniSRec's own code: 0.2).
     """
 
+    reads: ClassVar = "cls"
+
     def __init__(self, width: int, dim: int, num_experts: int = 8, dropout: float = 0.1):
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(num_experts, width))
@@ -113,6 +126,11 @@ class MoEAdaptor(nn.Module):
         self.noise = nn.Parameter(torch.zeros(width, num_experts))
         self.dropout = Dropout(dropout)
         nn.init.normal_(self.weight, std=0.02)
+
+    @staticmethod
+    def stochastic(dropout: float) -> bool:
+        """Always: the gate is noisy."""
+        return True
 
     def forward(self, features: Tensor) -> Tensor:
         """CLS features [V, W] -> [V, D]; the gate is noisy in training only."""

@@ -1,0 +1,71 @@
+"""A part of one's own, named in one place: settings, help, figures, tables and the tests of the contract have it too."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BACKBONE = re.search(r"```python\n(class Decay.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+IMPORTS = "\nimport torch\n\nfrom odmt.sequential.models.packing import Packing\n\n"
+TOWER = """
+ITEM_ENCODERS["line"] = ItemEncoderPart(
+    "Line", ClsTower, per_modality(lambda model, width: ClsTower(nn.Linear(width, model.dim)))
+)
+"""
+HOST = """
+HOSTS["twin"] = HostPart("Twin", _grcn, batch_size=512, copy="grcn")
+HOSTS["bare"] = HostPart("Bare", _bprmf, uses_content=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the project with a backbone (README's), an item encoder and two hosts more."""
+    place = tmp_path_factory.mktemp("project")
+    for folder in ("odmt", "configs", "tests"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
+    for file, added in {"sequential/models/parts.py": IMPORTS + BACKBONE + TOWER, "graph/hosts.py": HOST}.items():
+        with (place / "odmt" / file).open("a") as part:
+            part.write(added)
+    return place
+
+
+def run(tree: Path, *args: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run([sys.executable, *args], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_help_and_the_reports_have_them(tree):
+    code = """
+from odmt.config_files import config_help
+from odmt.report.papers import load_reports
+text = config_help() + config_help(["family=graph"])
+rows = {name: {row.key for row in report.rows} for name, report in load_reports().items()}
+assert all(name in text for name in ("decay", "line", "twin", "bare"))
+assert "decay:odmt" in rows["figure5"]
+assert {"text:line", "ef:line"} <= rows["figure1"]
+assert {"twin", "twin_sgfd", "bare"} <= rows["sgfd"]
+assert "twin:class" in rows["hosts_sgfd_ablation"]
+"""
+    run(tree, "-c", code)
+
+
+@pytest.mark.parametrize(
+    ("files", "word", "least"),
+    [
+        (("tests/test_contract.py",), "decay and not processes", 12),
+        (("tests/test_contract.py",), "line and not sasrec_lf and not baseline and (causal or padding or gradient)", 6),
+        (("tests/test_graph_hosts.py", "tests/test_graph_train.py"), "twin or bare", 15),
+        (("tests/test_config.py",), "wrong_type", 10),
+    ],
+)
+def test_the_tests_of_the_contract_take_them(tree, files, word, least):
+    out = run(tree, "-m", "pytest", *files, "-q", "-k", word, "-p", "no:cacheprovider")
+    assert int(re.search(r"(\d+) passed", out)[1]) >= least, out
