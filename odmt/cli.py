@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, auto_cli
 
@@ -45,7 +45,8 @@ def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = No
     given without its name.
     """
     with report_mistakes(), _explained():
-        return auto_cli(commands, args=args, as_positional=positional, parser_class=OptionParser)
+        components: Any = commands  # jsonargparse annotates fewer kinds than it takes
+        return auto_cli(components, args=None if args is None else list(args), as_positional=positional, parser_class=OptionParser)
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
         _leave(interrupted, 130)
-    except (*failures, ProcessLostError) as error:
+    except (*failures, ProcessLostError) as error:  # type: ignore[misc]  # mypy does not follow a starred tuple
         _leave(f"failed: {error}", 1)
 
 

@@ -4,12 +4,14 @@ A family's tree (`odmt.sequential.config`) is made of these and its own; `odmt.c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from odmt.errors import InputError
+
+Split = Literal["valid", "test"]  # of what is held out
 
 MAX_NAME_BYTES = 240  # of a folder's name; file systems have 255, and names of files beside it end in a suffix
 
@@ -158,6 +160,11 @@ class RunConfig(ABC):
         """The metric that chooses the best epoch and the best run, SPLIT/SOURCE/NAME@CUTOFF."""
 
     @property
+    def selecting_split(self) -> Split:
+        """The split whose metric that is."""
+        return "test" if self.selection.startswith("test/") else "valid"
+
+    @property
     @abstractmethod
     def needs(self) -> list[str]:
         """What is read of the items: `text` and `image`, whose features the dataset must have, and `labels`."""
@@ -176,7 +183,7 @@ class RunConfig(ABC):
         return Path(self.runs) / self.data.dataset / self.name
 
 
-def left_of(key: str, wanted: list[str], available: Collection[str]) -> dict[str, object]:
+def left_of(key: str, wanted: Sequence[str], available: Collection[str]) -> dict[str, object]:
     """What is left of a list of sources on a dataset, as a setting; {} where all are.
 
     Raises:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import xxhash
 import yaml
@@ -125,12 +125,16 @@ def parse_override(pair: str, family: str = DEFAULT) -> tuple[str, object]:
 
 def save_config(config: RunConfig, path: Path):
     """Write every key with its value as YAML, whole or not at all; `load_config` of the file gives the same configuration."""
-    write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    write_text(path, yaml.safe_dump(_as_dict(config), sort_keys=False))
+
+
+def _as_dict(config: RunConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)  # type: ignore[call-overload]  # the base is none, every family's tree is a dataclass
 
 
 def flatten(config: RunConfig) -> Iterator[tuple[str, object]]:
     """Every key in dotted form with its value."""
-    return _flatten(dataclasses.asdict(config))
+    return _flatten(_as_dict(config))
 
 
 def valid_keys(family: str = DEFAULT) -> list[str]:

@@ -41,7 +41,7 @@ def explain(error: OSError, named: bool = False) -> str:
     where = f" ({error.filename})" if error.filename and not named else ""
     in_words = re.search(r"\(os error (\d+)\)", said)  # polars gives the number in words alone
     number = error.errno or (int(in_words[1]) if in_words else None)
-    return f"{said}{where}; {REMEDIES.get(number, 'see to it')}"
+    return f"{said}{where}; {REMEDIES.get(number or 0, 'see to it')}"
 
 
 @contextmanager

@@ -10,13 +10,13 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale all gradients, sparse ones too, to a norm of `max_norm` together as `clip_grad_norm_` does; returns the norm before."""
     gradients = []
     for parameter in parameters:
-        if parameter.grad is None:
+        gradient = parameter.grad
+        if gradient is None:
             continue
-        if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()
-            gradients.append(parameter.grad.values())
-        else:
-            gradients.append(parameter.grad)
+        if gradient.is_sparse:
+            parameter.grad = gradient = gradient.coalesce()
+            gradient = gradient.values()
+        gradients.append(gradient)
     norm = nn.utils.get_total_norm(gradients)
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
@@ -34,12 +34,12 @@ class SparseGradAdamW(torch.optim.AdamW):
         self._buffers: dict[nn.Parameter, Tensor] = {}  # by table, zero between steps
 
     @torch.no_grad()
-    def step(self):
+    def step(self):  # type: ignore[override]  # without a closure: no step here works the loss out again
         """Update every parameter that has a gradient."""
         written = []
-        for table in self._with_gradient():
-            if table.grad.is_sparse:
-                gradient = table.grad.coalesce()
+        for table, gradient in self._gradients():
+            if gradient.is_sparse:
+                gradient = gradient.coalesce()
                 rows = gradient.indices()[0]
                 if table not in self._buffers:
                     self._buffers[table] = torch.zeros_like(table)
@@ -50,5 +50,10 @@ class SparseGradAdamW(torch.optim.AdamW):
             table.grad = gradient
             self._buffers[table].index_fill_(0, gradient.indices()[0], 0.0)
 
-    def _with_gradient(self) -> list[nn.Parameter]:
-        return [parameter for group in self.param_groups for parameter in group["params"] if parameter.grad is not None]
+    def _gradients(self) -> list[tuple[nn.Parameter, Tensor]]:
+        return [
+            (parameter, parameter.grad)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]

@@ -96,13 +96,17 @@ def rank_block(block: ScoreBlock, held_out: ItemLists, seen: Seen, found: dict[s
     masked_items, counts = seen(block.users)
     masked_rows = np.repeat(np.arange(len(block.users)), counts)
     device = next(iter(block.scores.values())).device
-    sent = (torch.from_numpy(part.astype(np.int64)).to(device) for part in (masked_rows, masked_items, rows, targets, places))
-    masked_rows, masked_items, rows, targets, places = sent  # once for all sources
+
+    def sent(numbers: np.ndarray) -> Tensor:  # once for all sources
+        return torch.from_numpy(numbers.astype(np.int64)).to(device)
+
+    masked = sent(masked_rows), sent(masked_items)
+    target_rows, target_items, target_places = sent(rows), sent(targets), sent(places)
     for source, scores in block.scores.items():
-        scores[masked_rows, masked_items] = float("-inf")
+        scores[masked] = float("-inf")
         if source not in found:
             found[source] = torch.zeros(2, len(held_out.items), dtype=torch.float64, device=device)
-        found[source][:, places] = count_ranks(scores, rows, targets)
+        found[source][:, target_places] = count_ranks(scores, target_rows, target_items)
 
 
 def constant_blocks(source: str, scores: Tensor, num_users: int, world: World) -> Iterator[ScoreBlock]:
@@ -144,9 +148,9 @@ def _count(scores: Tensor, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor
         at_most, below = torch.tensor(counts, dtype=torch.float64).view(-1, 2).T
         return at_most, below
     step = max(1, COMPARED // scores.shape[1])
-    counts = []
+    compared = []
     for begin in range(0, len(rows), step):
-        block, limits = scores.index_select(0, rows[begin : begin + step]), wanted[begin : begin + step, None]
-        counts.append(torch.stack([(block <= limits).sum(1), (block < limits).sum(1)]))
-    at_most, below = torch.cat(counts, 1).double() if counts else wanted.new_zeros(2, 0, dtype=torch.float64)
+        block, bounds = scores.index_select(0, rows[begin : begin + step]), wanted[begin : begin + step, None]
+        compared.append(torch.stack([(block <= bounds).sum(1), (block < bounds).sum(1)]))
+    at_most, below = torch.cat(compared, 1).double() if compared else wanted.new_zeros(2, 0, dtype=torch.float64)
     return at_most, below

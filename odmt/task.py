@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odmt.config import RunConfig
+from odmt.config import RunConfig, Split
 from odmt.distributed import World
 from odmt.item_lists import ItemLists
 from odmt.precision import Precision
@@ -57,7 +57,7 @@ class People:
 
 Vectors = dict[str, Tensor]  # by source
 
-Scorer = Callable[[str], Iterator[ScoreBlock]]  # split -> scores of this process's share of the users
+Scorer = Callable[[Split], Iterator[ScoreBlock]]  # split -> scores of this process's share of the users
 
 
 class Task(ABC):
@@ -105,11 +105,11 @@ class Task(ABC):
         """Work out what all scores under the weights of now depend on; returns what gives them, with `fused` first."""
 
     @abstractmethod
-    def held_out(self, split: str) -> ItemLists:
+    def held_out(self, split: Split) -> ItemLists:
         """The items of every user that are to be found, `valid` or `test`."""
 
     @abstractmethod
-    def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, users: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """What is masked when a split is ranked: items, one user after the other, and the number of each one's."""
 
     @abstractmethod
@@ -168,7 +168,7 @@ class Task(ABC):
     def after_step(self):  # noqa: B027, most models have nothing to do
         """Do what follows every step of the optimizer."""
 
-    def published(self, scorer: Scorer, split: str) -> dict[str, float]:
+    def published(self, scorer: Scorer, split: Split) -> dict[str, float]:
         """Metrics as the official code works them out, under names of their own; they choose nothing."""
         return {}
 

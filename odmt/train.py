@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 
 from odmt.checkpoint import ANEW, load_metadata, load_tensors, load_training, put_weights, save_tensors, save_training
 from odmt.cli import report_mistakes
-from odmt.config import RunConfig
+from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
 from odmt.distributed import in_main, open_world
 from odmt.errors import InputError
@@ -185,10 +185,12 @@ class Run:
         settings = self.config.evaluation
         return summarize(ranks, settings.cutoffs, settings.metrics, ranks.offsets)
 
-    def _splits(self) -> list[str]:
+    def _splits(self) -> list[Split]:
         """What is ranked after every epoch: the split that selects first."""
-        selecting = self.config.selection.partition("/")[0]
-        return list(dict.fromkeys([selecting, *(["test"] if self.config.train.test_curve else [])]))
+        ranked = [self.config.selecting_split]
+        if self.config.train.test_curve and "test" not in ranked:
+            ranked.append("test")
+        return ranked
 
     def _remark_ties(self, ranks: Ranks, epoch: int):
         for source, share in ranks.tied.items():
@@ -234,7 +236,7 @@ class Run:
             in_words(self.trainer.speed),
         )
 
-    def _shown(self) -> list[str]:
+    def _shown(self) -> Sequence[str]:
         """The metrics of an epoch's line in the log."""
         return self.config.evaluation.metrics[:2]
 
@@ -258,8 +260,9 @@ class Run:
         held_out, counts = self.task.held_out("test"), self.task.train_counts()
         groups, settings = popularity_groups(counts), self.config.evaluation
         best = self.progress.history[self.progress.best_epoch - 1]
-        split, _, metric = self.config.selection.split("/")
-        popular_ranks = {name: most_popular(self.task, name) for name in dict.fromkeys([split, "test"])}
+        split, metric = self.config.selecting_split, self.config.selection.split("/")[2]
+        compared: list[Split] = [split, "test"]
+        popular_ranks = {name: most_popular(self.task, name) for name in dict.fromkeys(compared)}
         popular = {name: self.summarize(of_split) for name, of_split in popular_ranks.items()}
         both = {**ranks, **popular_ranks["test"]}
         result = {
@@ -311,7 +314,7 @@ def _in_words(key: str, before: str, now: str | None) -> str:
     return f"{key}: it is another"
 
 
-def most_popular(task: Task, split: str) -> Ranks:
+def most_popular(task: Task, split: Split) -> Ranks:
     """Rank the held-out items as if everybody were recommended what occurs most often in training."""
     scores = task.train_counts().astype(np.float32)
     scores[: task.first_item] = -np.inf

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from odmt.config import RunConfig
+from odmt.config import RunConfig, Split
 from odmt.distributed import World, mean_over_processes
 from odmt.families import load_task
 from odmt.optimizer import clip_norm
@@ -65,7 +65,8 @@ class Trainer:
         self.parallel.train()
         steps = self.task.batches(epoch)
         speed = Speed(steps, world.device, world.size)
-        totals, pending = None, []
+        totals: Tensor | None = None
+        pending: list[Tensor] = []
         bar = tqdm(speed.batches(), f"epoch {epoch}", steps.num_steps, leave=False, disable=None if world.is_main else True)
         for step, batch in enumerate(bar, 1):
             losses = self.utilisation.count(partial(self.train_step, batch, epoch))
@@ -79,6 +80,7 @@ class Trainer:
                 self.speed |= self.utilisation.measure(self.speed["step_seconds"])
                 bar.set_postfix_str(in_words(self.speed))
         self._check_weights(epoch)
+        assert totals is not None, "an epoch has a step"
         means = mean_over_processes(totals.to(world.device).float() / steps.num_steps, world).tolist()
         return dict(zip(losses, means))
 
@@ -96,7 +98,7 @@ class Trainer:
         self.task.after_step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def rank(self, split: str, scorer: Scorer | None = None) -> Ranks:
+    def rank(self, split: Split, scorer: Scorer | None = None) -> Ranks:
         """Rank all users' held-out items by source, under the weights of now or those of a scorer that was made before."""
         scorer = scorer or self.task.scorer()
         held_out = self.task.held_out(split)

@@ -87,8 +87,8 @@ def named(host: str, extractor: str):
     def make() -> Host:
         config = load_config(["family=graph", f"model.host={host}", f"model.dim={DIM}", "train.batch_size=60", *overrides])
         order = np.argsort(USERS, kind="stable")
-        none = pairs.Edges.of_counts(np.zeros(0), np.zeros(NUM_USERS, np.int64))
-        train = pairs.Edges.of_counts(ITEMS[order], np.bincount(USERS, minlength=NUM_USERS))
+        none = pairs.ItemLists.of_counts(np.zeros(0), np.zeros(NUM_USERS, np.int64))
+        train = pairs.ItemLists.of_counts(ITEMS[order], np.bincount(USERS, minlength=NUM_USERS))
         names = [[f"{kind}{number}" for number in range(count)] for kind, count in (("u", NUM_USERS), ("i", NUM_ITEMS))]
         features = content_of(*config.model.reads)()
         labels = Labels(np.arange(NUM_ITEMS) % NUM_LABELS, ["a", "b", "c"]) if config.model.needs_labels else None

@@ -55,9 +55,9 @@ class PlainExtractor(RawFeatures):
         super().__init__(dict.fromkeys(widths, dim))
         self.projections = nn.ModuleDict()
         for modality, width in widths.items():
-            self.projections[modality] = nn.Linear(width, dim)
+            self.projections[modality] = project = nn.Linear(width, dim)
             if xavier:
-                nn.init.xavier_normal_(self.projections[modality].weight)
+                nn.init.xavier_normal_(project.weight)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw features [N, W] by modality -> vectors [N, D]."""
@@ -224,6 +224,9 @@ class SgfdExtractor(nn.Module):
         losses = F.cross_entropy(logits, torch.where(known, labels, 0), reduction="none")
         counts = counts * known
         return (losses * counts).sum() if self.settings.summed else _mean(losses, counts)
+
+
+Extractor = RawFeatures | SgfdExtractor  # what a host can have
 
 
 class LinearChain(nn.ModuleList):

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -153,13 +153,16 @@ class ResidentTable:
 class Placed(Protocol):
     """Where a dataset's features are to live: settings of a family."""
 
-    folder: Path
-    placement: str
+    placement: Literal["auto", "device", "pinned", "disk"]
     device_budget_gb: float
     pinned_budget_gb: float
 
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder."""
 
-def load_features(data: Placed, item_ids: list[str], needs: dict[str, str], device: torch.device) -> dict[str, FeatureTable]:
+
+def load_features(data: Placed, item_ids: list[str], needs: Mapping[str, str], device: torch.device) -> dict[str, FeatureTable]:
     """Open the stores that a model needs and put their features where they fit.
 
     Args:

@@ -23,6 +23,10 @@ class Adjacency(nn.Module):
         num_items: N.
     """
 
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+
     def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int):
         super().__init__()
         pairs = (users * num_items + items).unique()

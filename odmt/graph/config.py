@@ -50,7 +50,7 @@ class ModelConfig:
         dim: D, the width of embeddings and of what the extractor gives.
     """
 
-    host: Literal[*HOSTS] = "bm3"
+    host: Literal[*HOSTS] = "bm3"  # type: ignore[valid-type]  # the names of a table, which are known at run time
     extractor: Literal["sgfd", "plain"] = "sgfd"
     modalities: list[Modality] = field(default_factory=lambda: ["image", "text"])
     dim: int = 128
@@ -65,7 +65,7 @@ class ModelConfig:
     @property
     def reads(self) -> list[str]:
         """The modalities whose features the model needs."""
-        return self.modalities if HOSTS[self.host].uses_content else []
+        return list[str](self.modalities) if HOSTS[self.host].uses_content else []
 
     @property
     def needs_labels(self) -> bool:
@@ -92,11 +92,11 @@ class TrainConfig(engine.TrainConfig):
     """
 
     epochs: int = 1000
-    batch_size: int | None = None
+    batch_size: int | None = None  # type: ignore[assignment]  # null is the host's, which no engine reads
     num_negatives: int | None = None
     lr: float = 1e-3
     weight_decay: float = 0.0
-    clip_norm: float | None = None
+    clip_norm: float | None = None  # type: ignore[assignment]  # the engine asks for null, the other family allows none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     patience: int | None = 40
 
@@ -118,7 +118,7 @@ class EvaluationConfig(engine.EvaluationConfig):
     """
 
     cutoffs: list[int] = field(default_factory=lambda: [10, 20, 50])
-    selection: Literal["valid", "test"] = "valid"
+    selection: engine.Split = "valid"
     published: bool = False
 
 
@@ -163,10 +163,10 @@ class Config(engine.RunConfig):
         for section in dict.fromkeys(part.section for part in HOSTS.values() if part.section):
             idle = [key for key in _changed(getattr(self, section)) if section != host.section or key in host.idle]
             require(not idle, f"{section}.{idle[0] if idle else ''}", f"changes nothing with model.host={name}")
-        given = [key for key in ("extractor", "modalities") if key in _changed(self.model)]
+        idle = [key for key in ("extractor", "modalities") if key in _changed(self.model)]
         require(
-            host.uses_content or not given,
-            f"model.{given[0] if given else ''}",
+            host.uses_content or not idle,
+            f"model.{idle[0] if idle else ''}",
             f"changes nothing with model.host={name}, which uses no features",
         )
         given = self.sgfd.given

@@ -24,6 +24,8 @@ class ItemContent(nn.Module):
         widths: W by modality.
     """
 
+    labels: Tensor | None
+
     def __init__(self, features: Mapping[str, Tensor], labels: Tensor | None = None, trained: bool = False):
         super().__init__()
         self.modalities = list(features)

@@ -32,6 +32,13 @@ class Edges(nn.Module):
         num_items: N.
     """
 
+    users: Tensor
+    items: Tensor
+    by_item: Tensor
+    users_by_item: Tensor
+    user_starts: Tensor
+    item_starts: Tensor
+
     def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int):
         super().__init__()
         by_user = torch.argsort(users * num_items + items)

@@ -8,12 +8,12 @@ Legend: U users, N items, W feature width, D width.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from odmt.features.extractors import PlainExtractor, RawFeatures, SgfdExtractor
+from odmt.features.extractors import Extractor, PlainExtractor, RawFeatures, SgfdExtractor
 from odmt.features.labels import Labels
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.content import ItemContent
@@ -29,7 +29,9 @@ from odmt.graph.pairs import Pairs
 if TYPE_CHECKING:  # the settings know the hosts' names
     from odmt.graph.config import Config
 
-Plain = Callable[[Mapping[str, int], int], nn.Module]
+G = TypeVar("G", Adjacency, Edges)
+
+Plain = Callable[[Mapping[str, int], int], Extractor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Ingredients:
         """U, N and D."""
         return self.pairs.num_users, self.pairs.num_items, self.config.model.dim
 
-    def graph(self, kind: Callable) -> nn.Module:
+    def graph(self, kind: Callable[[Tensor, Tensor, int, int], G]) -> G:
         """The train pairs as an `Adjacency` or as `Edges`."""
         train = self.pairs.train
         return kind(torch.from_numpy(train.users), torch.from_numpy(train.items), self.pairs.num_users, self.pairs.num_items)
@@ -66,7 +68,7 @@ class Ingredients:
         return ItemContent(self.features, numbers, trained)
 
     @cached_property
-    def extractor(self) -> nn.Module:
+    def extractor(self) -> Extractor:
         """SGFD, or what the host's own paper has in its place."""
         return build_extractor(self.config, self.content.widths, 0 if self.labels is None else len(self.labels.names))
 
@@ -102,7 +104,7 @@ class HostPart:
     copy: str = "bm3"
 
 
-def build_extractor(config: "Config", widths: Mapping[str, int], num_labels: int) -> nn.Module:
+def build_extractor(config: "Config", widths: Mapping[str, int], num_labels: int) -> Extractor:
     """SGFD, or what the host's own paper has in its place; of raw features of these widths by modality."""
     host, dim = HOSTS[config.model.host], config.model.dim
     if config.model.extractor == "sgfd":
@@ -122,7 +124,7 @@ def _maml(of: Ingredients) -> Host:
     return MAML(of.content, of.extractor, *of.sizes, of.config.maml, of.config.batch_size)
 
 
-def _raw_features(widths: Mapping[str, int], dim: int) -> nn.Module:
+def _raw_features(widths: Mapping[str, int], dim: int) -> Extractor:
     """The original MAML joins text first."""
     return RawFeatures({modality: widths[modality] for modality in ("text", "image") if modality in widths})
 

@@ -9,19 +9,17 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from odmt.config import Split
 from odmt.errors import InputError
 from odmt.features.behaviours import ListFile, read_windows
 from odmt.features.item_table import read_items
 from odmt.item_lists import ItemLists
 
 SPLITS = ("train", "valid", "test")
-
-HeldOut = Literal["valid", "test"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,11 @@ class Pairs:
         """N."""
         return len(self.item_ids)
 
-    def held_out(self, split: HeldOut) -> ItemLists:
+    def held_out(self, split: Split) -> ItemLists:
         """What is to be found; users may have none."""
         return self.valid if split == "valid" else self.test
 
-    def seen(self, split: HeldOut) -> ItemLists:
+    def seen(self, split: Split) -> ItemLists:
         """What is known of the users then and never recommended: train for `valid`, train and valid for `test`."""
         return self.train if split == "valid" else self.train.join(self.valid)
 

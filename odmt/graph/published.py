@@ -6,7 +6,7 @@ the hosts are mixed, and with them the definitions.
 Legend: B users of a block, U users with a held-out item, N items, M places of a list.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -46,7 +46,7 @@ def published_metrics(host: str, blocks: Iterable[ScoreBlock], seen: Lists, held
         for name, lists in {"seen": seen, "held_out": held_out}.items():
             items, counts = lists.of(block.users)
             users = np.repeat(np.arange(len(block.users)), counts)
-            rows[name] = tuple(torch.from_numpy(part).to(scores.device) for part in (users, items)), counts
+            rows[name] = (torch.from_numpy(users).to(scores.device), torch.from_numpy(items).to(scores.device)), counts
         seen_score = GRCN_SEEN_SCORE if host == "grcn" else MASKED
         hits.append(listed_hits(scores, rows["seen"][0], rows["held_out"][0], LIST_LENGTH, seen_score))
         num_held_out.append(rows["held_out"][1])
@@ -94,7 +94,7 @@ def bm3_metrics(hits: np.ndarray, num_held_out: np.ndarray, cutoffs: list[int]) 
         cutoffs: K; the largest is M.
     """
     assert hits.shape[1] == max(cutoffs), "lists are as long as the largest cut-off"
-    metrics = {}
+    metrics: dict[str, float] = {}
     for cutoff in cutoffs:
         metrics[f"bm3_official_pooled_recall@{cutoff}"] = float(hits[:, :cutoff].sum() / num_held_out.sum())
         metrics[f"bm3_official_ndcg_of_hits@{cutoff}"] = _ndcg(hits, hits[:, : cutoff - 1].sum(1))
@@ -113,7 +113,7 @@ def grcn_metrics(hits: np.ndarray, num_held_out: np.ndarray, cutoffs: list[int])
         num_held_out: [U], 1 at least.
         cutoffs: K, at most M.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for cutoff in cutoffs:
         found = hits[:, :cutoff].sum(1)
         metrics |= _shares("grcn_official", found, num_held_out, cutoff, np.full(len(found), cutoff))
@@ -133,7 +133,7 @@ def maml_metrics(hits: np.ndarray, num_held_out: np.ndarray, num_candidates: np.
         num_candidates: [U], items that are not masked.
         cutoffs: K, at most M.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for cutoff in cutoffs:
         found = hits[:, :cutoff].sum(1)
         metrics |= _shares("maml_official", found, num_held_out, cutoff, np.minimum(num_candidates, cutoff).clip(min=1))
@@ -156,4 +156,4 @@ def _ndcg(hits: np.ndarray, ideal_hits: np.ndarray) -> float:
     return float((hits @ gains / ideal[ideal_hits]).mean())
 
 
-EVALUATORS = {"bm3": bm3_metrics, "grcn": grcn_metrics, "maml": maml_metrics}
+EVALUATORS: dict[str, Callable[..., dict[str, float]]] = {"bm3": bm3_metrics, "grcn": grcn_metrics, "maml": maml_metrics}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from odmt.config import Split
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.labels import Labels, read_labels
@@ -58,6 +59,9 @@ class GraphTask(Task):
         build: makes the model.
     """
 
+    config: Config
+    model: Host
+
     def __init__(
         self,
         config: Config,
@@ -69,6 +73,7 @@ class GraphTask(Task):
     ):
         self.config, self.world, self.pairs = config, world, pairs
         self.tables, self.labels = tables, labels
+        self.user_ids, self.item_ids = pairs.user_ids, pairs.item_ids
         self.precision = Precision.choose(config.train.precision, world.device)
         self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
         self._check_splits()
@@ -84,6 +89,7 @@ class GraphTask(Task):
         features = {modality: table.cls()[1:] for modality, table in tables.items()}  # without the padding's row
         torch.manual_seed(config.train.seed)
         self.model = build(config, pairs, features, labels).to(world.device)
+        self.dot_products = self.model.dot_products
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -138,11 +144,11 @@ class GraphTask(Task):
         self.model.prepared()
         return self._score_blocks
 
-    def held_out(self, split: str) -> ItemLists:
+    def held_out(self, split: Split) -> ItemLists:
         """Any number of items a user."""
         return self.pairs.held_out(split)
 
-    def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, users: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Train items, and for the test those of validation too."""
         return self._seen[split].of(users)
 
@@ -150,26 +156,11 @@ class GraphTask(Task):
         """How many users have each item in train [N]."""
         return self.pairs.train_counts()
 
-    def published(self, scorer: Scorer, split: str) -> dict[str, float]:
+    def published(self, scorer: Scorer, split: Split) -> dict[str, float]:
         """What the host's official evaluator would print, where `evaluation.published` asks for it."""
         if not self.config.evaluation.published:
             return {}
         return published_metrics(self.config.model.host, scorer(split), self._seen[split], self.pairs.held_out(split))
-
-    @property
-    def user_ids(self) -> list[str]:
-        """Names of the users."""
-        return self.pairs.user_ids
-
-    @property
-    def item_ids(self) -> list[str]:
-        """Names of the items."""
-        return self.pairs.item_ids
-
-    @property
-    def dot_products(self) -> bool:
-        """As the host has it."""
-        return self.model.dot_products
 
     def renamed(self) -> dict[str, str]:
         """Earlier versions noted what whole stores held."""
@@ -196,7 +187,8 @@ class GraphTask(Task):
     @torch.no_grad()
     def _representations(self) -> tuple[Tensor, Tensor]:
         self.model.eval()
-        return self.model.prepared()[:2]
+        users, items, *_ = self.model.prepared()
+        return users, items
 
     def _users(self, people: People) -> Tensor:
         if people.users is None:
@@ -218,9 +210,9 @@ class GraphTask(Task):
             )
         if not len(self.pairs.test.items):
             raise InputError(f"{self.config.data.folder}: no test pairs; prepare the dataset with a test split")
-        self._seen = {split: self.pairs.seen(split) for split in ("valid", "test")}
+        self._seen: dict[Split, ItemLists] = {"valid": self.pairs.seen("valid"), "test": self.pairs.seen("test")}
 
-    def _score_blocks(self, split: str) -> Iterator[ScoreBlock]:
+    def _score_blocks(self, split: Split) -> Iterator[ScoreBlock]:
         users = np.flatnonzero(self.pairs.held_out(split).counts)
         for places, scores in self._scores(users, split):
             yield ScoreBlock(users[places], {"fused": scores})

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odmt.config import Split
 from odmt.features.items import Items
 from odmt.item_lists import ItemLists
 from odmt.sequential.interactions import Interactions
@@ -100,7 +101,7 @@ def train_batch(
     )
 
 
-def eval_inputs(interactions: Interactions, users: np.ndarray, split: str) -> Sequences:
+def eval_inputs(interactions: Interactions, users: np.ndarray, split: Split) -> Sequences:
     """The inputs of some users for a held-out split; rows are item numbers themselves."""
     flat, lengths = interactions.inputs(users, split)
     return _sequences(flat.astype(np.int64), lengths)

@@ -70,13 +70,13 @@ class ModelConfig:
 
     dim: int = 768
     sources: list[Source] = field(default_factory=lambda: ["id", "text", "image"])
-    item_encoder: Literal[*ITEM_ENCODERS] = "imt"
+    item_encoder: Literal[*ITEM_ENCODERS] = "imt"  # type: ignore[valid-type]  # the names of a table, which are known at run time
     num_layers: int = 2
     id_encoder: Literal["projected", "embedding"] = "projected"
     id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
     id_visible_to_modalities: bool | None = None
     fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
-    backbone: Literal[*BACKBONES] = "sasrec"
+    backbone: Literal[*BACKBONES] = "sasrec"  # type: ignore[valid-type]  # the names of a table, which are known at run time
     backbone_layers: int = 2
     backbone_heads: int = 2
     dropout: float = 0.1

@@ -11,9 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from odmt.config import Split
 from odmt.features.behaviours import Windows, read_windows
-
-Split = Literal["train", "valid", "test"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Interactions(Windows):
         """N, padding not counted."""
         return len(self.item_ids)
 
-    def histories(self, users: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def histories(self, users: np.ndarray, split: Split | Literal["train"]) -> tuple[np.ndarray, np.ndarray]:
         """Everything that a split may know of some users.
 
         The training part for `train` and `valid`, that and the validation target for `test`.
@@ -75,16 +74,16 @@ class Interactions(Windows):
         ends = self.offsets[users + 1] - (1 if split == "test" else 2)
         return self._slices(self.offsets[users], ends)
 
-    def inputs(self, users: np.ndarray, split: Literal["valid", "test"]) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self, users: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """The last L items of the histories, what a backbone sees; returns as `histories`."""
         ends = self.offsets[users + 1] - (1 if split == "test" else 2)
         return self._slices(np.maximum(self.offsets[users], ends - self.max_seq_len), ends)
 
-    def targets(self, split: Literal["valid", "test"]) -> np.ndarray:
+    def targets(self, split: Split) -> np.ndarray:
         """The held-out item of every user [U]."""
         return self.items[self.offsets[1:] - (1 if split == "test" else 2)]
 
-    def num_repeated(self, split: Literal["valid", "test"]) -> int:
+    def num_repeated(self, split: Split) -> int:
         """How many users' targets stand in their history, where no model can rank them."""
         items, lengths = self.histories(np.arange(self.num_users), split)
         found = items == np.repeat(self.targets(split), lengths)

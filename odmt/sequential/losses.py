@@ -6,6 +6,8 @@ over vectors. Legend: P predicted positions, V vectors of the batch's items, B u
 """
 
 import math
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +99,7 @@ def distillation_pairs(logits: dict[str, Tensor]) -> list[tuple[str, Tensor, Ten
 
 def fuse(scores: dict[str, Tensor]) -> Tensor:
     """The mean of the sources' scores."""
-    return sum(scores.values()) / len(scores)
+    return reduce(add, scores.values()) / len(scores)
 
 
 def ramp_up(epoch: int, ramp_up_epochs: int) -> float:
@@ -126,26 +128,28 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, losses_of, num_rows, *tensors):
         ctx.dtypes = [tensor.dtype for tensor in tensors]
-        tensors = [tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
-        half = len(tensors) // 2
-        states, vectors = tensors[:half], [tensor.requires_grad_() for tensor in tensors[half:]]
-        totals, state_gradients, vector_gradients = {}, [], []
+        detached = [tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+        half = len(detached) // 2
+        states, vectors = detached[:half], [tensor.requires_grad_() for tensor in detached[half:]]
+        totals: dict[str, Tensor] = {}
+        state_gradients: list[tuple[Tensor, ...]] = []
+        vector_gradients: list[Tensor] = []
         for begin in range(0, len(states[0]), num_rows):
             rows = slice(begin, begin + num_rows)
             leaves = [state[rows].requires_grad_() for state in states]
             share = len(leaves[0]) / len(states[0])
             with torch.enable_grad():
                 losses = {name: share * loss for name, loss in losses_of(rows, leaves, vectors).items()}
-                gradients = torch.autograd.grad(sum(losses.values()), [*leaves, *vectors])
+                gradients = torch.autograd.grad(reduce(add, losses.values()), [*leaves, *vectors])
             state_gradients.append(gradients[:half])
             if vector_gradients:
-                torch._foreach_add_(vector_gradients, gradients[half:])
+                torch._foreach_add_(vector_gradients, list(gradients[half:]))
             else:
                 vector_gradients = list(gradients[half:])
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach()
         ctx.gradients = [torch.cat(parts) for parts in zip(*state_gradients)] + vector_gradients
-        return sum(totals.values()), totals
+        return reduce(add, totals.values()), totals
 
     @staticmethod
     def backward(ctx, grad, _):
@@ -160,6 +164,8 @@ class Objective(nn.Module):
         late: one loss on the mean of the sources' logits (SASRec+LF) instead of one a source.
         distillation: how the sources teach one another; None: they do not.
     """
+
+    log_popularity: Tensor
 
     def __init__(self, log_popularity: Tensor, late: bool, distillation: DistillationConfig | None):
         super().__init__()
@@ -196,25 +202,28 @@ class Objective(nn.Module):
             log_counts = candidates_of_rows(log_counts_of_users, users[rows], targets)
             losses = {f"ce_{source}": debiased_cross_entropy(z, log_counts, targets) for source, z in logits.items()}
             if self.distillation is not None:
-                losses["distillation"] = self._weight(epoch) * self._distill(logits, log_counts)
+                losses["distillation"] = _weight(self.distillation, epoch) * _distill(self.distillation, logits, log_counts)
             return losses
 
         sources = list(states)
         given = [*states.values()], [vectors[source] for source in sources]
         if users.device.type != "cpu":  # all at once: blocks would only launch more kernels
             parts = losses_of(slice(None), *given)
-            return {"loss": sum(parts.values()), **{name: part.detach() for name, part in parts.items()}}
+            return {"loss": reduce(add, parts.values()), **{name: part.detach() for name, part in parts.items()}}
         # The scores of a CPU's block stay in its cache.
         loss, parts = _Blockwise.apply(losses_of, max(1, CPU_SCORES // len(log_popularity)), *given[0], *given[1])
         return {"loss": loss, **parts}
 
-    def _weight(self, epoch: int) -> float:
-        constant = self.distillation.constant_weight
-        return ramp_up(epoch, self.distillation.ramp_up_epochs) if constant is None else constant
 
-    def _distill(self, logits: dict[str, Tensor], log_counts: Tensor) -> Tensor:
-        settings = self.distillation
-        return sum(
+def _weight(settings: DistillationConfig, epoch: int) -> float:
+    constant = settings.constant_weight
+    return ramp_up(epoch, settings.ramp_up_epochs) if constant is None else constant
+
+
+def _distill(settings: DistillationConfig, logits: dict[str, Tensor], log_counts: Tensor) -> Tensor:
+    return reduce(
+        add,
+        (
             distillation_loss(
                 student,
                 teacher.detach() if settings.detach_teacher else teacher,
@@ -223,4 +232,5 @@ class Objective(nn.Module):
                 settings.divergence,
             )
             for _, student, teacher in distillation_pairs(logits)
-        )
+        ),
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from odmt.config import Split
 from odmt.distributed import World, gather_shares, share
 from odmt.features.items import Items, to_device
 from odmt.features.tables import FeatureTable, count_tokens, gather_features
@@ -96,7 +97,7 @@ def encode_block(encode: Callable[[Items], dict[str, Tensor]], items: Items, pre
 
 @torch.inference_mode()
 def score_blocks(
-    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: str, world: World
+    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: Split, world: World
 ) -> Iterator[ScoreBlock]:
     """Score all items for every user after his history, each process its share of the users.
 
@@ -179,7 +180,7 @@ def score_states(
 
 
 def rank_targets(
-    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: str, world: World
+    model: Recommender, catalogue: Mapping[str, Tensor], interactions: Interactions, split: Split, world: World
 ) -> Ranks:
     """Rank every user's held-out item among all items but those of the history; arguments as those of `score_blocks`.
 
@@ -190,6 +191,6 @@ def rank_targets(
     return rank_held_out(blocks, held_out(interactions, split), lambda users: interactions.histories(users, split), world)
 
 
-def held_out(interactions: Interactions, split: str) -> ItemLists:
+def held_out(interactions: Interactions, split: Split) -> ItemLists:
     """The target of every user."""
     return ItemLists(interactions.targets(split).astype(np.int64), np.arange(interactions.num_users + 1))

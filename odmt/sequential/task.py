@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from odmt.config import Split
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.items import to_device
@@ -81,6 +84,9 @@ class SequentialTask(Task):
         build: makes the model.
     """
 
+    config: Config
+    model: Recommender
+
     first_item = 1  # 0 is padding
 
     def __init__(
@@ -99,6 +105,7 @@ class SequentialTask(Task):
         self.config, self.world = config, world
         self.interactions, self.tables = interactions, tables
         self.token_counts = count_tokens(tables, interactions.num_items)
+        self.user_ids, self.item_ids = interactions.user_ids, interactions.item_ids
         self.precision = Precision.choose(config.train.precision, world.device)
         self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
         torch.manual_seed(config.train.seed)
@@ -162,27 +169,17 @@ class SequentialTask(Task):
         catalogue = self.catalogue()
         return lambda split: score_blocks(self.model, catalogue, self.interactions, split, self.world)
 
-    def held_out(self, split: str) -> ItemLists:
+    def held_out(self, split: Split) -> ItemLists:
         """One target a user."""
         return held_out(self.interactions, split)
 
-    def seen(self, users: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, users: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """The users' histories."""
         return self.interactions.histories(users, split)
 
     def train_counts(self) -> np.ndarray:
         """Occurrences in the training parts [N + 1], 0 for padding."""
         return self.interactions.train_counts()
-
-    @property
-    def user_ids(self) -> list[str]:
-        """Names of the users."""
-        return self.interactions.user_ids
-
-    @property
-    def item_ids(self) -> list[str]:
-        """Names of the items."""
-        return self.interactions.item_ids
 
     def renamed(self) -> dict[str, str]:
         """Earlier versions noted what whole stores held."""
@@ -210,7 +207,7 @@ class SequentialTask(Task):
             scored = [source for source in block.scores if source != "fused"]
             if not counts and len(scored) > 1:
                 columns = torch.arange(block.scores["fused"].shape[1], device=self.world.device)
-                counts["fused"] = sum((columns < len(vectors[source])).float() for source in scored)
+                counts["fused"] = reduce(add, ((columns < len(vectors[source])).float() for source in scored))
             if counts:
                 block.scores["fused"] /= counts["fused"]
             yield ScoreBlock(block.users, {source: block.scores[source] for source in sources})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odmt.config import require
+from odmt.features.extractors import Extractor
 from odmt.graph.adjacency import Adjacency
 from odmt.graph.content import ItemContent
 from odmt.graph.models.host import Host, total
@@ -63,7 +64,7 @@ class BM3(Host):
         self,
         adjacency: Adjacency,
         content: ItemContent,
-        extractor: nn.Module,
+        extractor: Extractor,
         num_users: int,
         num_items: int,
         dim: int,

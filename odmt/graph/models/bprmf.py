@@ -38,6 +38,7 @@ class BPRMF(Host):
         Returns:
             `loss`; `bpr` and `reg`, half the mean over the rows of the squared norms of its embeddings.
         """
+        assert batch.negatives is not None, "the host asks for negatives"
         users, items = self.representations()
         own = self.user_embedding(batch.users), self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         squares = own[0].square().sum() + own[1].square().sum() + own[2].square().sum() / batch.negatives.shape[1]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odmt.config import require
+from odmt.features.extractors import Extractor
 from odmt.graph.content import ItemContent
 from odmt.graph.edges import Edges
 from odmt.graph.losses import bpr_loss
@@ -67,7 +68,7 @@ class GRCN(Host):
         self,
         edges: Edges,
         content: ItemContent,
-        extractor: nn.Module,
+        extractor: Extractor,
         num_users: int,
         num_items: int,
         dim: int,
@@ -90,11 +91,12 @@ class GRCN(Host):
         Returns:
             `loss`; `bpr`, `reg`, and the extractor's.
         """
+        assert batch.negatives is not None, "the host asks for negatives"
         vectors = self.extractor(self.content())
         users, items = self.propagate(vectors)
         losses = {
             "bpr": bpr_loss(users[batch.users], items[batch.positives], items[batch.negatives]),
-            "reg": self.settings.reg_weight * self._mean_squares(batch),
+            "reg": self.settings.reg_weight * self._mean_squares(batch.users, batch.positives, batch.negatives),
         }
         seen, counts = torch.cat([batch.positives[:, None], batch.negatives], 1).unique(return_counts=True)
         of_seen = {modality: vector[seen] for modality, vector in vectors.items()}
@@ -160,9 +162,9 @@ class GRCN(Host):
             user_sum, item_sum = user_sum + users, item_sum + items
         return user_sum, item_sum
 
-    def _mean_squares(self, batch: PairBatch) -> Tensor:
-        """Of the raw ID vectors and preferences of the batch's rows; those of its items count half each."""
+    def _mean_squares(self, of_users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Of the raw ID vectors and preferences of a batch's rows; those of its items count half each."""
         users, items = self.id_embedding.split(self.sizes)
-        of_items = (items[batch.positives].square().mean() + items[batch.negatives].square().mean()) / 2
-        preferences = sum(table[batch.users].square().mean() for table in self.preferences.values())
-        return users[batch.users].square().mean() + of_items + preferences
+        of_items = (items[positives].square().mean() + items[negatives].square().mean()) / 2
+        preferences = sum(table[of_users].square().mean() for table in self.preferences.values())
+        return users[of_users].square().mean() + of_items + preferences

@@ -7,6 +7,8 @@ Legend: U users, N items, B rows of a batch or users of a block, D width.
 """
 
 from abc import abstractmethod
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -72,4 +74,4 @@ class Host(nn.Module):
 
 def total(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Put the sum of all losses before them as `loss`."""
-    return {"loss": sum(losses.values()), **losses}
+    return {"loss": reduce(add, losses.values()), **losses}

@@ -14,13 +14,14 @@ Legend: U users, N items, B pairs of a batch, K items of a pair (the positive, t
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from odmt.config import require
+from odmt.features.extractors import Extractor
 from odmt.graph.content import ItemContent
 from odmt.graph.models.host import Host, total
 from odmt.graph.sampling import PairBatch
@@ -106,7 +107,7 @@ class MAML(Host):
     def __init__(
         self,
         content: ItemContent,
-        extractor: nn.Module,
+        extractor: Extractor,
         num_users: int,
         num_items: int,
         dim: int,
@@ -141,15 +142,22 @@ class MAML(Host):
             hidden = F.dropout(layer(_unit(hidden)).relu(), self.settings.dropout, self.training)
         return _clip(self.settings.scale * last(hidden), self.settings.clip)
 
+    @property
+    def _attention_layers(self) -> tuple[nn.Linear, nn.Linear]:
+        first, second = self.attention
+        return cast(nn.Linear, first), cast(nn.Linear, second)  # torch does not say what its lists of modules hold
+
     def user_side(self, users: Tensor) -> Side:
         """Vectors [..., D] -> what they bring into the attention."""
         dim = users.shape[-1]
-        return Side(users, F.linear(users, self.attention[0].weight[:, :dim]), users.square().sum(-1, keepdim=True))
+        return Side(users, F.linear(users, self._attention_layers[0].weight[:, :dim]), users.square().sum(-1, keepdim=True))
 
     def item_side(self, items: Tensor, projected: Tensor) -> Side:
         """Vectors [..., D] and projected features [..., D] -> what they bring into the attention."""
         both = torch.cat([items, projected], -1)
-        return Side(items, F.linear(both, self.attention[0].weight[:, items.shape[-1] :]), both.square().sum(-1, keepdim=True))
+        return Side(
+            items, F.linear(both, self._attention_layers[0].weight[:, items.shape[-1] :]), both.square().sum(-1, keepdim=True)
+        )
 
     def weigh(self, users: Side, items: Side, dropout: float = 0.0) -> Tensor:
         """Attention weights [..., D] of pairs, which sum to D.
@@ -157,7 +165,7 @@ class MAML(Host):
         The first layer's product is linear in user and item, and its input's squared length a sum, so that both are worked out
         once a user and once an item and a pair takes a quarter of the work.
         """
-        first, second = self.attention
+        first, second = self._attention_layers
         length = (users.square + items.square).clamp(min=1e-12).sqrt()
         hidden = ((users.hidden + items.hidden) / length + first.bias).tanh()  # [..., H]
         hidden = F.dropout(hidden, dropout, dropout > 0)
@@ -175,6 +183,7 @@ class MAML(Host):
         Returns:
             `loss`; `metric`, `projection`, `covariance`, and the extractor's.
         """
+        assert batch.negatives is not None, "the host asks for negatives"
         settings, tables = self.settings, (self.item_embedding.weight, self.user_embedding.weight)
         slots = torch.cat([batch.positives[:, None], batch.negatives], 1)  # [B, K]
         vectors = self.extractor(self.content())

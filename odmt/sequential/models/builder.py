@@ -1,6 +1,8 @@
 """From the settings of `ModelConfig` to a model, of the parts in `odmt.sequential.models.parts`."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ def _item_encoder(
 ) -> nn.Module:
     projected = "id" in config.sources and config.id_encoder == "projected"
     initial = initial_id_table(config, num_items, widths, cls) if projected else None
-    of_sources = {source: widths[source] for source in config.sources if source != "id"}
+    of_sources: dict[str, int] = {source: widths[source] for source in config.sources if source != "id"}
     encoder = ITEM_ENCODERS[config.item_encoder].make(Ingredients(config, num_items, of_sources, initial, sgfd))
     if config.fusion in ("early", "sum"):
         return EarlyFusion(encoder, mean=config.fusion == "early")
@@ -81,4 +83,4 @@ def initial_id_table(config: ModelConfig, num_items: int, widths: Mapping[str, i
         raise InputError(
             f"config key model.id_init: mean needs features of one width, these are {sizes}; take text, image or concat"
         )
-    return sum(features) / len(features)
+    return reduce(add, features) / len(features)

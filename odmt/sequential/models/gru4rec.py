@@ -20,8 +20,8 @@ class GRU4Rec(nn.Module):
         self.dropout = Dropout(dropout)
         self.gru = nn.GRU(dim, hidden_dim, bias=False, batch_first=True)
         self.out = nn.Linear(hidden_dim, dim)
-        nn.init.xavier_uniform_(self.gru.weight_ih_l0)
-        nn.init.xavier_uniform_(self.gru.weight_hh_l0)
+        for weight in self.gru.parameters():  # of the input, then of the state
+            nn.init.xavier_uniform_(weight)
 
     def forward(self, rows: Tensor, lengths: Tensor, longest: int) -> Tensor:
         """Item vectors [P, D] of users with `lengths` [B] items -> states [P, D]."""

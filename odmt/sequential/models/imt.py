@@ -10,6 +10,7 @@ own, and attend to the others and to another copy of themselves. Without dropout
 everything would be simpler, but where items repeat often in a batch the model learns worse (BENCHMARKS.md).
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -39,7 +40,7 @@ class IdAwareMultimodalTransformer(nn.Module):
 
     def __init__(
         self,
-        widths: dict[str, int],
+        widths: Mapping[str, int],
         dim: int,
         num_layers: int,
         id_initial: Tensor | None,
@@ -64,7 +65,8 @@ class IdAwareMultimodalTransformer(nn.Module):
 
     def forward(self, items: Items) -> dict[str, Tensor]:
         """Encode M items; returns [V, D] by source."""
-        features = {source: items.features[source] for source in ("image", "text") if source in self.sources}
+        modalities = [source for source in ("image", "text") if source in self.sources]
+        features: dict[str, Tokens] = {source: items.features[source] for source in modalities}
         if self.id_table is not None:  # looked up for all blocks at once, since every look-up has a gradient of its own
             one = torch.ones_like(items.numbers)
             features["id"] = Tokens(self.id_table(items.numbers), one, 1)

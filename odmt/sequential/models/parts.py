@@ -122,6 +122,11 @@ def _moe(model: "ModelConfig", width: int) -> nn.Module:
     return ClsTower(MoEAdaptor(width, model.dim, dropout=model.dropout))
 
 
+def _sgfd(of: Ingredients) -> nn.Module:
+    assert of.sgfd is not None, "SGFD's students learn from categories"
+    return SgfdTowers(of.widths, of.model.dim, of.sgfd, of.id_tower())
+
+
 def _sasrec(model: "ModelConfig", max_seq_len: int) -> nn.Module:
     return SASRec(model.dim, max_seq_len, model.backbone_layers, model.backbone_heads, model.dropout)
 
@@ -131,7 +136,7 @@ ITEM_ENCODERS = {
     "transformer": ItemEncoderPart("TRM+DNNs", TransformerTower, per_modality(_transformer)),
     "dnn": ItemEncoderPart("DNNs", ClsTower, per_modality(lambda model, width: ClsTower(head(width, model.dim)))),
     "moe": ItemEncoderPart("MoE adaptor", MoEAdaptor, per_modality(_moe)),
-    "sgfd": ItemEncoderPart("SGFD", SgfdTowers, lambda of: SgfdTowers(of.widths, of.model.dim, of.sgfd, of.id_tower())),
+    "sgfd": ItemEncoderPart("SGFD", SgfdTowers, _sgfd),
 }
 
 BACKBONES = {

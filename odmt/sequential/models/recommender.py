@@ -11,6 +11,8 @@ Legend: M items, V vectors of these (in training one for every occurrence where 
 D width.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class SourceBackbones(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
 
-    def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+    def forward(self, vectors: Mapping[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
         """Item vectors [V, D] by source -> states [P, D] by source."""
         return {
             source: backbone(vectors[source].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
@@ -52,7 +54,7 @@ class FDSA(nn.Module):
         self.attention = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1, bias=False))
         self.join = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim, eps=1e-6), Dropout(dropout))
 
-    def forward(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+    def forward(self, vectors: Mapping[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
         """Item vectors [V, D] by source -> states [P, D] of the source `id`."""
         features = torch.stack([vector for source, vector in vectors.items() if source != "id"], 1)  # [V, F, D]
         features = (self.attention(features).softmax(1) * features).sum(1)
@@ -70,6 +72,8 @@ class Recommender(nn.Module):
         objective: the losses of a batch; a `Task` puts in those that the configuration describes.
     """
 
+    objective: nn.Module | None
+
     def __init__(self, item_encoder: nn.Module, user_encoder: nn.Module, objective: nn.Module | None = None):
         super().__init__()
         self.item_encoder = item_encoder
@@ -78,6 +82,7 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
+        assert self.objective is not None, "a model without losses is not trained"
         states, vectors = self.encode(batch)
         own = losses_of(self.item_encoder, batch.items)
         with in_full_precision(batch.targets.device):
@@ -98,6 +103,6 @@ class Recommender(nn.Module):
         """M items that no table has a row of -> [V, D] by the sources that need none."""
         return encode_new(self.item_encoder, items)
 
-    def encode_users(self, vectors: dict[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
+    def encode_users(self, vectors: Mapping[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
         """States at every position [P, D] by source, from the item vectors that `inputs.rows` points into."""
         return self.user_encoder(vectors, inputs)

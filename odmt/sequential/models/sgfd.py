@@ -48,6 +48,8 @@ class SgfdTowers(ItemEncoder):
     joint: ClassVar = True
     learns_categories: ClassVar = True
 
+    labels: Tensor
+
     def __init__(self, widths: Mapping[str, int], dim: int, source: SgfdSource, id_tower: nn.Module | None):
         super().__init__()
         self.id_tower = id_tower

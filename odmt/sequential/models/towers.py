@@ -29,7 +29,8 @@ class ItemTable(nn.Embedding):
     """
 
     def __init__(self, initial: Tensor):
-        super().__init__(*initial.shape, _weight=initial.clone())
+        num_rows, width = initial.shape
+        super().__init__(num_rows, width, _weight=initial.clone())
 
 
 class IdEmbedding(nn.Module):
@@ -159,7 +160,8 @@ def losses_of(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
 
 def encode_new(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
     """Encode M items that no table has a row of, by the sources that need none [V, D]; what cannot tell them gives nothing."""
-    return encoder.encode_new(items) if hasattr(encoder, "encode_new") else {}
+    encode = getattr(encoder, "encode_new", None)
+    return {} if encode is None else encode(items)
 
 
 class PerSource(nn.Module):

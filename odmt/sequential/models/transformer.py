@@ -3,6 +3,8 @@
 Legend: P packed rows, B sequences, L columns, V readers of R rows each, D width, H heads.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,9 +93,9 @@ class TransformerBlock(nn.Module):
                 attended.append(self.dropout(weights) @ value)
             return torch.cat(attended, -1)
         # [B, L, D] -> [B, H, L, D/H]
-        heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=rate, scale=1.0)
-        return attended.transpose(1, 2).flatten(2)
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=rate, scale=1.0)
+        return heads.transpose(1, 2).flatten(2)
 
     def _query(self, rows: Tensor) -> Tensor:
         """Queries divided by sqrt(D/H): the weights are, of which there are fewer."""
@@ -126,7 +128,7 @@ class ItemLayers(nn.ModuleList):
         """
         # Not allowed[:, :, columns]: a GPU would be sent the list and waited for.
         allowed_read = items.repeat(torch.stack([allowed.select(2, column) for column in columns], 2))
-        *blocks, last = self
+        *blocks, last = cast(list[TransformerBlock], list(self))  # torch does not say what its lists of modules hold
         for block in blocks:
             read = block.read(read, items.repeat(packing.pad(rows)), allowed_read)
             rows = block(rows, packing, allowed)
