@@ -132,7 +132,7 @@ def _as_dict(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)  # type: ignore[call-overload]  # the base is none, every family's tree is a dataclass
 
 
-def flatten(config: RunConfig) -> Iterator[tuple[str, object]]:
+def flatten(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Every key in dotted form with its value."""
     return _flatten(_as_dict(config))
 

@@ -24,7 +24,7 @@ from odmt.files import read_json, reading, write_text, writing
 try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError:  # the extra `tensorboard` is not installed
-    SummaryWriter = None
+    SummaryWriter = None  # type: ignore[assignment, misc]  # asked for before it is used
 
 log = logging.getLogger(__name__)
 

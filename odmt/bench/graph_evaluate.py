@@ -67,12 +67,12 @@ def official_recall_of(data: Data) -> float:
     return RECALLS[data.evaluator](data.scores, data.graph.seen, data.graph.held_out)
 
 
-def odmt(data: Data) -> Callable[[int], None]:
+def odmt(data: Data) -> Callable[[int], object]:
     """The package's ranking of all users."""
     return lambda repeat: recall_of(data)
 
 
-def official(data: Data) -> Callable[[int], None]:
+def official(data: Data) -> Callable[[int], object]:
     """The official code's."""
     return lambda repeat: official_recall_of(data)
 

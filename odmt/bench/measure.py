@@ -16,7 +16,7 @@ from odmt.bench.results import Measurement
 
 MATRIX = 8192  # rows and columns of the product that a GPU's peak is measured by
 
-Run = Callable[[int], None]  # does the repeat of the given number
+Run = Callable[[int], object]  # does the repeat of the given number
 Make = Callable[..., Any]  # settings -> data, which has the attributes `device` and `work`
 Build = Callable[[Any], Run]  # data -> one side, warmed up
 Clock = Callable[[], float]  # seconds since some moment

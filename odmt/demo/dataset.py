@@ -141,7 +141,8 @@ class Catalogue:
     def picture(self, item: int) -> Image.Image:
         """The drawing of an item."""
         category, family, shade, pattern, brand = self.names(item)
-        return draw_product(category, pattern, SHADES[family][shade], BRANDS[brand], tuple(map(int, self.shifts[item])))
+        x, y = map(int, self.shifts[item])
+        return draw_product(category, pattern, SHADES[family][shade], BRANDS[brand], (x, y))
 
 
 def histories(rng: np.random.Generator, items: Catalogue, num_users: int) -> Iterator[list[int]]:

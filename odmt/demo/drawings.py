@@ -216,7 +216,8 @@ def _fabric(pattern: str, colour: Colour) -> Image.Image:
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
     """Blend two colours; `share` is the other one's."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(one, other))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other))
+    return red, green, blue
 
 
 def draw_product(category: str, pattern: str, colour: Colour, backdrop: Colour, shift: tuple[int, int] = (0, 0)) -> Image.Image:

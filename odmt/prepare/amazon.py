@@ -46,7 +46,7 @@ def amazon(
         histories = histories_by_time(read_reviews(reviews, skip_bad_lines))
         if duplicates == "first":
             once = histories.with_columns(pl.col("items").list.unique(maintain_order=True))
-            repeated = histories["items"].list.len().sum() - once["items"].list.len().sum()
+            repeated = int(histories["items"].list.len().sum()) - int(once["items"].list.len().sum())
             print(f"{repeated:,} repeated reviews of a user on an item dropped")
             histories = once
         active = histories.filter(pl.col("items").list.len() >= min_length)

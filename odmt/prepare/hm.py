@@ -71,7 +71,8 @@ def _draw(path: Path, items: pl.DataFrame, min_length: int, users: int, seed: in
     columns = [pl.col("customer_id").alias("user"), pl.col("article_id").alias("item")]
     tables = read_csv(path, columns, skip_bad_lines=skip_bad_lines)
     usable = pl.col("item").is_in(items["item"].implode())
-    hashes, bought = [], set()
+    hashes: list[pl.DataFrame] = []
+    bought: set[str] = set()
     for table in tables:
         hashes.append(table.filter(usable).select(pl.col("user").hash()))
         bought = bought or set(table["item"].head(LOOKED_AT))

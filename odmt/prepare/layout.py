@@ -107,7 +107,7 @@ class Dataset:
         long = rest.filter(pl.col("items").list.len() >= cut.min_length)
         self._count(f"users with fewer than {cut.min_length} interactions", len(histories) - len(long))
         self.histories = long.with_columns(pl.col("items").list.tail(cut.last))
-        old = long["items"].list.len().sum() - self.histories["items"].list.len().sum()
+        old = int(long["items"].list.len().sum()) - int(self.histories["items"].list.len().sum())
         self._count(f"interactions older than their user's last {cut.last}", old)
         left = self.histories["items"].explode().unique()
         self.items = described.filter(pl.col("item").is_in(left.implode()))

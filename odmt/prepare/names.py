@@ -61,6 +61,6 @@ def _rounded(names: list[str], others: list[str]) -> tuple[str, str] | None:
     for name in names if forms else []:
         if name.strip().isdecimal():
             for digits, rounded in forms.items():
-                if other := rounded.get(f"{float(name):.{digits}e}"):
-                    return name, other
+                if found := rounded.get(f"{float(name):.{digits}e}"):
+                    return name, found
     return None

@@ -66,7 +66,7 @@ def is_row(text: bytes, width: int, separator: str) -> bool:
 
 def _rest(more: Callable[[], bytes]) -> bytes:
     """The lines up to the one that may close a value which is open at the end of a block."""
-    lines = []
+    lines: list[bytes] = []
     while len(lines) < MAX_LINES and (line := more()):
         lines.append(line)
         if line.count(b'"') % 2:

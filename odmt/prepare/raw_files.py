@@ -3,10 +3,10 @@
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from odmt.errors import InputError
 from odmt.files import reading
@@ -16,7 +16,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-READERS = {b"\x1f\x8b": gzip.open, b"\x28\xb5\x2f\xfd": zstd.ZstdFile}  # by the bytes that a file begins with
+READERS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\x28\xb5\x2f\xfd": zstd.ZstdFile,
+}  # by the bytes that a file begins with
 BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError)
 ARCHIVES = {b"PK\x03\x04": "a ZIP archive or a spreadsheet", b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file"}
 COMPRESSED = (".gz", ".zst")

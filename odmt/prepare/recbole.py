@@ -128,7 +128,8 @@ def _column(path: Path, types: dict[str, str], field: str) -> str:
 
 def _read(path: Path, fields: tuple[str, str, str | None], skip_bad_lines: int) -> pl.DataFrame:
     types = _types(path)
-    user, item, time = (_column(path, types, field) if field else None for field in fields)
+    user, item = (_column(path, types, field) for field in fields[:2])
+    time = _column(path, types, fields[2]) if fields[2] else None
     return read_events(path, user, item, time, skip_bad_lines)
 
 

@@ -108,13 +108,14 @@ def _check_pairs(data: Path, train: pl.DataFrame, test: pl.DataFrame) -> int:
             f"learnt or tested, once: remove one of the two (pairs that stand twice: {twice.select('user', 'item').n_unique()})"
         )
     for name, column in NUMBERS.items():
-        found = both[name].unique().sort()
-        highest = int(found[-1])
-        if len(found) <= highest:
-            missing = int((found != pl.Series(range(len(found)))).arg_max())
+        numbers = both[name].unique().sort()
+        highest = int(numbers[-1])
+        if len(numbers) <= highest:
+            gaps = numbers.to_numpy() != np.arange(len(numbers))
+            missing = int(gaps.argmax())
             raise InputError(
                 f"{data}: {column} {missing} stands in neither train.csv nor test.csv, though {highest} is the highest "
-                f"({highest + 1 - len(found):,} are missing); number from 0 without gaps, rows of the .npy files too"
+                f"({highest + 1 - len(numbers):,} are missing); number from 0 without gaps, rows of the .npy files too"
             )
     cold = test.join(train, on="user", how="anti")
     if len(cold):
@@ -122,7 +123,7 @@ def _check_pairs(data: Path, train: pl.DataFrame, test: pl.DataFrame) -> int:
             f"{data / 'test.csv'}: user {cold['user'][0]} has no row in train.csv ({cold['user'].n_unique():,} such users); move "
             "one of each there, or leave them out and number the others anew"
         )
-    return int(both["item"].max()) + 1
+    return int(both["item"].to_numpy().max()) + 1
 
 
 def _lines_of(path: Path, user: int, item: int) -> list[int]:

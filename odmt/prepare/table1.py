@@ -12,7 +12,7 @@ SGFD_HEADERS = ("", "users", "items", "interactions", "train", "valid", "test", 
 
 def print_table1(name: str, users: int, items: int, interactions: int):
     """Print a dataset's row and, if ODMT's paper has a dataset of this name, the paper's."""
-    rows = [(name, users, items, interactions, interactions / users, interactions / (users * items))]
+    rows: list[tuple] = [(name, users, items, interactions, interactions / users, interactions / (users * items))]
     for row in _rows("table1.csv"):
         if row["dataset"] == name:
             counts = (int(row[key]) for key in ("users", "items", "interactions"))
@@ -30,7 +30,8 @@ def print_sgfd_table1(name: str, counts: dict[str, int], data: Path | None = Non
     """
     rows = [_row(name, counts)]
     known = _rows("sgfd_table1.csv") if data is not None else []
-    readme = next((row for row in known if row["source"] == "readme" and _is(row, counts, f"{data.resolve().name} {name}")), None)
+    where = "" if data is None else f"{data.resolve().name} {name}"
+    readme = next((row for row in known if row["source"] == "readme" and _is(row, counts, where)), None)
     notes = []
     if readme:
         printed = {key: int(readme[key]) for key in ("users", "items", "interactions", "labels") if readme[key]}

@@ -77,7 +77,7 @@ def _row(host: str, sgfd: bool, key: str, label: str, overrides: tuple[str, ...]
     published = PUBLISHED.get(host, {})
     if not sgfd:
         published = {dataset: {"train.lr": settings["train.lr"]} for dataset, settings in published.items()}
-    model, own = host, ()
+    model, own = host, tuple[str, ...]()
     if host not in PAPERS_HOSTS:  # which has no file of its own
         model, own = "bm3", (f"model.host={host}",)
     grid = (*HOST_GRIDS.get(host, ()), *(SGFD_GRIDS.get(host, SGFD_GRIDS["grcn"]) if sgfd else ()))
