@@ -12,7 +12,10 @@ Legend: N items, B distinct items of a batch, W width of a raw feature, D width 
 """
 
 from collections.abc import Mapping
+from functools import reduce
 from itertools import pairwise
+from operator import add
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -138,13 +141,14 @@ class SgfdExtractor(nn.Module):
         if not wanted:
             return {}
         terms = self.terms(features, labels, counts, students, wanted)
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name in wanted:
             if name == "fusion":
                 losses[name] = weights[name] * terms[name]
                 continue
             modalities = self._responding if name == "response" else self.modalities
-            losses[name] = weights[name] / len(modalities) * sum(terms[f"{name}_{modality}"] for modality in modalities)
+            of_modalities = reduce(add, (terms[f"{name}_{modality}"] for modality in modalities))
+            losses[name] = weights[name] / len(modalities) * of_modalities
         return losses
 
     def terms(
@@ -162,13 +166,14 @@ class SgfdExtractor(nn.Module):
         """
         settings = self.settings
         teachers = self.teach(features)
-        if students is None and {"response", "feature"} & set(wanted):
-            students = self(features)
+        if students is None:
+            students = self(features) if {"response", "feature"} & set(wanted) else {}
         counts = torch.ones_like(labels) if counts is None else counts
         terms = {}
         for modality in self.modalities:
             teacher, classify = teachers[modality], self.classifier(modality)
-            logits = _at_least_float32(classify(teacher)) if {"class", "response"} & set(wanted) else None  # [B, L]
+            if {"class", "response"} & set(wanted):
+                logits = _at_least_float32(classify(teacher))  # [B, L]
             if "class" in wanted:
                 inputs = logits.softmax(-1) if settings.class_loss_on == "probabilities" else logits
                 terms[f"class_{modality}"] = self._cross_entropy(inputs, labels, counts)
@@ -187,7 +192,7 @@ class SgfdExtractor(nn.Module):
 
     def classifier(self, modality: str) -> nn.Linear:
         """The classifier of a modality's teacher and student."""
-        return self.classifiers[self._classifier_key(modality)]
+        return cast(nn.Linear, self.classifiers[self._classifier_key(modality)])  # torch does not say what its dicts hold
 
     def fuse(self, teachers: Mapping[str, Tensor]) -> Tensor:
         """The teachers' vectors [B, D] by modality -> logits [B, L] of an item's category."""
@@ -253,8 +258,9 @@ class LinearChain(nn.ModuleList):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """The one layer that does the same: weight [D, W] and bias [D]."""
-        *earlier, last = self
-        weight, bias = last.weight, last.bias
+        *earlier, last = cast(list[nn.Linear], list(self))  # nor what its lists do
+        weight: Tensor = last.weight
+        bias: Tensor = last.bias
         for layer in reversed(earlier):
             weight, bias = weight @ layer.weight, weight @ layer.bias + bias
         return weight, bias

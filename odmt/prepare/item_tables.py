@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -80,7 +81,10 @@ def _first(value: str, list_separator: str | None) -> str:
     return tidy(value.split(list_separator)[0] if list_separator else value)
 
 
-def with_all(table: pl.DataFrame | None, occurring: pl.DataFrame, value: str | None = None) -> pl.DataFrame | None:
+Table = TypeVar("Table", pl.DataFrame, pl.DataFrame | None)
+
+
+def with_all(table: Table, occurring: pl.DataFrame, value: str | None = None) -> Table:
     """A table of items with all that occur; those that stand nowhere in it, or empty, have a value of their own.
 
     Args:
