@@ -87,7 +87,7 @@ def _opened(path: Path) -> Iterator:
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):
     """Write everything that the next epoch depends on."""
-    names = [name for name, _ in model.named_parameters()]
+    names = _trained(model, optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{key}.{names[index]}": value for key, value in state.items()})
@@ -104,7 +104,7 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     put_weights(model, {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}, path)
     state_dict = optimizer.state_dict()
     parameters = dict(model.named_parameters())
-    index = {name: index for index, name in enumerate(parameters)}
+    index = {name: index for index, name in enumerate(_trained(model, optimizer))}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, part, name = key.split(".", 2)
@@ -113,6 +113,12 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             state_dict["state"].setdefault(index[name], {})[part] = value
     optimizer.load_state_dict(state_dict)
     return metadata
+
+
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the parameters that an optimizer has, in its order: those that stay as they are may be missing."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor], path: Path):
