@@ -68,6 +68,7 @@ class TrainConfig:
         seed: of weights, batches and dropout.
         patience: stop after so many epochs that bring no better metric of selection; none: never.
         test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
+        tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
     """
 
     epochs: int = 30
@@ -80,6 +81,7 @@ class TrainConfig:
     seed: int = 1
     patience: int | None = None
     test_curve: bool = False
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
 
     def __post_init__(self):
         require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from odmt.checkpoint import save_tensors
 from odmt.errors import InputError
 from odmt.features.item_table import not_utf8
-from odmt.files import write_text, written_whole
+from odmt.files import write_text, writing, written_whole
 from odmt.recommend import Recommendations
 
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
@@ -49,11 +50,8 @@ def write_table(table: pd.DataFrame, path: Path):
     """Write a table whole or not at all, as its ending says."""
     columns = {name: table[name].to_numpy() for name in table}
     frame = pl.DataFrame({name: column.tolist() if column.dtype == object else column for name, column in columns.items()})
-    try:
-        with written_whole(path) as partial:
-            WRITERS[path.suffix](frame, partial)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); name another place") from error
+    with written_whole(path, "name another place") as partial:
+        WRITERS[path.suffix](frame, partial)
 
 
 def read_users(text: str) -> str | list[str] | dict[str, list[str]]:
@@ -98,20 +96,29 @@ def export_vectors(run: Recommendations, folder: Path):
     Raises:
         InputError: the folder holds something else.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds other files already; name a folder that is new, or one of vectors to be replaced")
+    with whole_folder(Path(folder), ABOUT) as partial:
+        _write_vectors(run, partial)
+
+
+@contextmanager
+def whole_folder(folder: Path, mark: str) -> Iterator[Path]:
+    """Give a folder to write into that gets its name when everything is in it; one of its kind, known by a file, is replaced.
+
+    Raises:
+        InputError: it holds something else, or cannot be written.
+    """
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: holds other files already; name a folder that is new, or one that this command has made")
     partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _write_vectors(run, partial)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error}); name another place") from error
+        with writing(folder):
+            partial.mkdir(parents=True)
+            yield partial
+            if folder.exists():
+                folder.rename(replaced)
+            partial.rename(folder)
     finally:
         for leftover in (partial, replaced):
             shutil.rmtree(leftover, ignore_errors=True)

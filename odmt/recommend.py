@@ -60,7 +60,7 @@ def load_run(folder: Path | str, device: str = "auto", data_root: Path | str | N
             f"{folder}: no {WEIGHTS[0]}, so no epoch of the run has ended; go on with: python -m odmt.train {started} --resume"
         )
     defaults = dict(flatten(type(load_config([str(started)], anywhere=True))()))
-    here = [f"{key}={defaults[key]}" for key in sorted(FREE_KEYS & set(defaults)) if key not in ("runs", "data.root")]
+    here = [f"{key}={defaults[key]}" for key in sorted(FREE_KEYS & set(defaults)) if key not in ("runs", "name", "data.root")]
     where = [] if data_root is None else [f"data.root={data_root}"]
     config = load_config([str(started), *here, f"train.device={device}", *where], anywhere=True)
     if not config.data.folder.is_dir():

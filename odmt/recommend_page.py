@@ -76,7 +76,7 @@ def write_recommendations(
         "recommendations.html",
         title=f"{run.task.config.data.dataset}, {run.task.config.name}: recommendations",
         about=about,
-        people=_people(run, shelf, users, k, added),
+        people=ranked_lists(run, shelf, users, k, run.sources, added),
         neighbours=_neighbours(run, shelf, list(map(str, items)), min(k, NEIGHBOURS)),
         new=_new(run, shelf, added, k),
         new_note="Nobody trained an ID of theirs: they have vectors and scores of the other sources alone.",
@@ -85,33 +85,35 @@ def write_recommendations(
     )
 
 
-def _people(run: Recommendations, shelf: Shelf, users: Users, k: int, added: Sequence[str]) -> list[dict]:
+def ranked_lists(
+    run: Recommendations, shelf: Shelf, users: Users, k: int, sources: Sequence[str], added: Sequence[str] = ()
+) -> list[dict]:
+    """What the page says of users: histories, held-out items, and lists by source, in those of new items' sources with these."""
     names, people = run.people(users)
     columns = run.catalogue.names(added)
-    sources = [source for source in run.sources if not added or run.catalogue.parts(source, run.catalogue.new_vectors(added))]
-    lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    order: list[int] = []
-    for chosen, of_new in ((sources, added), ([source for source in run.sources if source not in sources], [])):
-        blocks = list(run.best(people, k, chosen, added=of_new)) if chosen else []
-        for source in chosen:
-            lists[source] = tuple(np.concatenate([found[source][part] for _, found in blocks]) for part in (0, 1))
-        order = order or [place for places, _ in blocks for place in places]
+    new = run.catalogue.new_vectors(added)
+    able = [source for source in sources if not added or run.catalogue.parts(source, new)]
+    lists: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {source: {} for source in sources}
+    for chosen, of_new in ((able, added), ([source for source in sources if source not in able], ())):
+        for places, found in run.best(people, k, chosen, added=of_new) if chosen else ():
+            for source, (best, scores) in found.items():
+                lists[source] |= {place: (best[row], scores[row]) for row, place in enumerate(places)}
     shown = []
-    for row, place in enumerate(order):
+    for place, name in enumerate(names):
         had = people.histories.items[slice(*people.histories.offsets[place : place + 2])]
         held_out = [] if people.users is None else run.task.held_out("test").of(people.users[place : place + 1])[0].tolist()
         by_source = {
             source: [
                 {"item": shelf.number(columns[column]), "rank": rank, "score": score, "hit": column in held_out}
-                for rank, (column, score) in enumerate(zip(lists[source][0][row], lists[source][1][row]), 1)
+                for rank, (column, score) in enumerate(zip(*lists[source][place]), 1)
                 if np.isfinite(score)
             ]
-            for source in run.sources
+            for source in sources
         }
         hits = [source for source, found in by_source.items() if any(line["hit"] for line in found)]
         shown.append(
             {
-                "name": names[place],
+                "name": name,
                 "history": [shelf.number(columns[column]) for column in had],
                 "held_out": [shelf.number(columns[column]) for column in held_out[:MOST_HELD_OUT]],
                 "lists": by_source,

@@ -20,16 +20,21 @@ from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
 from odmt.errors import InputError
 from odmt.files import read_json, reading, write_text, writing
-
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:  # the extra `tensorboard` is not installed
-    SummaryWriter = None  # type: ignore[assignment, misc]  # asked for before it is used
+from odmt.trackers import SCALARS, Tracker, check_tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
 # Where the same run may be continued with another value: they decide where it runs, not what it computes.
-FREE_KEYS = {"runs", "name", "data.root", "data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device"}
+FREE_KEYS = {
+    "runs",
+    "name",
+    "data.root",
+    "data.placement",
+    "data.device_budget_gb",
+    "data.pinned_budget_gb",
+    "train.device",
+    "train.tracker",
+}
 LOCKS = {"lock", "reserved"}  # held by the run itself; by the launcher that has taken it
 CONFIG, LAST = "config.yaml", "last.safetensors"
 # What a run leaves in its folder: all that is ever removed from it. The checkpoint goes first and the configuration last: killed in
@@ -39,7 +44,6 @@ FILES = [
     *("result.json", "best.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png", "train.log", "output.log"),
     *("environment.json", CONFIG),
 ]
-SCALARS = "tensorboard"
 RESULT_AGAIN = "remove it, and --resume tests the run again"
 
 
@@ -87,7 +91,7 @@ class RunFolder:
         self.path: Path = config.folder
         self._lock: IO | None = None
         self._log: logging.Handler | None = None
-        self._writer: SummaryWriter | None = None
+        self._tracker: Tracker | None = None
 
     @property
     def last(self) -> Path:
@@ -149,6 +153,7 @@ class RunFolder:
         """
         if resume and overwrite:
             raise InputError("--resume continues a run, --overwrite replaces it: give one of them")
+        check_tracker(self.config.train.tracker)
         started = self.path / CONFIG
         if not started.is_file():
             return self._refuse_foreign()
@@ -265,10 +270,10 @@ class RunFolder:
 
     def close(self):
         """End what `open` began and let the folder go: the next run of this process has one of its own."""
-        if self._writer is not None:
+        if self._tracker is not None:
             with suppress(OSError):
-                self._writer.close()
-            self._writer = None
+                self._tracker.close()
+            self._tracker = None
         if self._log is not None:
             logging.getLogger("odmt").removeHandler(self._log)
             with suppress(OSError):  # of a full disk, which has been told
@@ -282,15 +287,18 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history), AGAIN)
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
-        """Write TensorBoard scalars, where TensorBoard is installed."""
-        if SummaryWriter is None:
-            return
+        """Tell the tracker of an epoch, where there is one."""
         with writing(self.path / SCALARS, AGAIN):
-            if self._writer is None:
-                self._writer = SummaryWriter(self.path / SCALARS, purge_step=epoch)
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, epoch)
-            self._writer.flush()
+            self._tracker = self._tracker or open_tracker(self.config, epoch)
+            if self._tracker is not None:
+                self._tracker.epoch(epoch, metrics)
+
+    def track_result(self, result: dict):
+        """Tell the tracker of the test, where there is one."""
+        with writing(self.path / SCALARS, AGAIN):
+            self._tracker = self._tracker or open_tracker(self.config, result["epochs"] + 1)
+            if self._tracker is not None:
+                self._tracker.finish(result["test"], {"training_curve": self.path / "training_curve.png"})
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""

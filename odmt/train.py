@@ -286,6 +286,7 @@ class Run:
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
             baseline = popular[split][f"{MOST_POPULAR}/{metric}"]
             draw_training_curve(self.folder.path, self.config.selection, {MOST_POPULAR: baseline})
+            self.folder.track_result(result)
             self.folder.write_result(result)
             self.folder.note(f"test, {result['test_users']} users:\n{result_table(result)}")
 

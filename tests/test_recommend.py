@@ -343,3 +343,7 @@ def test_the_command(run_of, own_root, tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_run_keeps_its_name(run_of):
+    assert load_run(run_of("late")).task.config.name == "late"

@@ -19,9 +19,9 @@ from odmt.report.papers import load_reports
 from odmt.report.provenance import gaps
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
-from odmt.report.significance import compare
 from odmt.report.tables import groups_as_text, metric_table, side_by_side
 from odmt.run_folder import RunFolder
+from odmt.significance import compare
 
 REPORTS = load_reports()
 PAPER = {name: report for name, report in REPORTS.items() if report.in_all}

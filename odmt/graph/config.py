@@ -89,6 +89,7 @@ class TrainConfig(engine.TrainConfig):
         seed: of weights, batches, negatives and dropout.
         patience: stop after so many epochs that bring no better metric of selection; null: never.
         test_curve: note the test metrics of every epoch too, to draw them; nothing is chosen by them.
+        tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
     """
 
     epochs: int = 1000

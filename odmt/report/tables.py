@@ -14,7 +14,7 @@ from odmt.errors import InputError
 from odmt.report.measurements import Measurement
 from odmt.report.page import GAP, bold
 from odmt.report.rows import Report
-from odmt.report.significance import compare
+from odmt.significance import compare
 
 FORMATS = {"users": ",.0f", "items": ",.0f", "interactions": ",.0f", "avg_user_length": ".3f", "density": ".6f"}
 DIFFERENCES = ("dataset", "key", "label", "reference", "metric", "mean", "low", "high", "p", "relative", "paper_relative")
