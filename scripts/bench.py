@@ -3,6 +3,7 @@
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
 from odmt.bench.features import features
+from odmt.bench.gpu_report import gpu_report
 from odmt.bench.graph_evaluate import graph_evaluate
 from odmt.bench.graph_scaling import graph_scaling
 from odmt.bench.graph_step import graph_step
@@ -20,6 +21,7 @@ COMMANDS = {
     "features": features,
     "startup": startup,
     "kernels": kernels,
+    "gpu-report": gpu_report,
     "scaling": scaling,
     "prepare": prepare,
     "graph-step": graph_step,

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from odmt.bench import epoch, evaluate, scaling, startup, train_step
+from odmt.bench.gpu_report import gpu_report
 from odmt.bench.measure import interleave, peak_bytes
 from odmt.bench.official import OfficialODMT, rank_users
 from odmt.bench.results import Measurement
@@ -138,3 +139,15 @@ def test_synthetic_arts_has_the_counts_of_the_real_one():
     assert (interactions.num_users, interactions.num_items) == (43_583, 58_900)
     assert set(interactions.items) == set(range(1, 58_901))
     assert text_lengths(10_000).max() == TEXT_TOKENS
+
+
+def test_a_card_is_reported_in_one_call(tmp_path, capsys):
+    gpu_report("tiny", dim=8, batch=16, repeats=1, device="cpu", out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert capsys.readouterr().out == text
+    assert text.startswith("## ")
+    assert "`python scripts/bench.py gpu-report --shape tiny --dim 8 --batch 16 --repeats 1 --device cpu`" in text
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert [row for row in rows if row in ("train-step", "bf16", "fp32")] == ["train-step", "train-step", "bf16", "fp32"]
+    off = float(text.rsplit("bf16 is ", 1)[1].partition("%")[0])
+    assert abs(off) < 1

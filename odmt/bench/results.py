@@ -95,6 +95,11 @@ def write_rows(rows: list[dict[str, Any]], path: Path | None):
 
 
 def print_table(rows: list[dict[str, Any]]):
-    """Print rows as a Markdown table; what is None stays empty."""
+    """Print rows as a Markdown table."""
+    print(to_markdown(rows))
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; what is None stays empty."""
     table = pd.DataFrame(rows).astype(object)
-    print(table.where(table.notna(), None).to_markdown(index=False, floatfmt=".4g", missingval=""))
+    return table.where(table.notna(), None).to_markdown(index=False, floatfmt=".4g", missingval="")
