@@ -144,8 +144,9 @@ def _neighbours(run: Recommendations, shelf: Shelf, items: list[str], k: int, ne
         if not asked:
             continue
         found = nearest(rows, np.array([places[item] for item in asked]), k)
+        mean = np.mean([row.astype(np.float32) for row in rows.values()], 0)  # as `nearest` takes it away
         for item, of_item in zip(asked, found):
-            units = [rows[place].astype(np.float64) for place in (places[item], *of_item)]
+            units = [rows[place] - mean for place in (places[item], *of_item)]
             cosines = [_cosine(units[0], other) for other in units[1:]]
             lines = [_line(shelf, names[place], rank, cosine) for rank, (place, cosine) in enumerate(zip(of_item, cosines), 1)]
             by_item[item][f"raw {store_folder.name} features"] = lines

@@ -12,7 +12,15 @@ COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "t
 
 
 def draw_training_curve(run: Path, selection: str, baselines: Mapping[str, float] = MappingProxyType({})) -> Path:
-    """Draw RUN/training_curve.png from RUN/metrics.jsonl and return its path.
+    """Draw RUN/training_curve.png and return its path; arguments as those of `training_curve`."""
+    path = run / "training_curve.png"
+    with written_whole(path) as partial:
+        training_curve(run, selection, baselines).savefig(partial, dpi=120, format="png")
+    return path
+
+
+def training_curve(run: Path, selection: str, baselines: Mapping[str, float] = MappingProxyType({})) -> Figure:
+    """Draw the course of a run from RUN/metrics.jsonl.
 
     Args:
         run: folder of the run.
@@ -42,7 +50,4 @@ def draw_training_curve(run: Path, selection: str, baselines: Mapping[str, float
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False)
-    path = run / "training_curve.png"
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
-    return path
+    return figure

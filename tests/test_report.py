@@ -1,6 +1,8 @@
 """Tables and figures: what is trained for them, what is quoted, how models are compared, and the files that come out."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,3 +293,26 @@ def test_table_4_says_what_stands_still(request_of):
     cells = cells_of("table4", request)
     finish(candidates(cells[0], request)[0], 0.5, 0.5)
     assert table4_notes([measure(cell, request) for cell in cells]) == ["On arts, T is varied at α = 20 and α at T = 0.3."]
+
+
+def test_reports_are_one_page_too(few_rows, request_of, tmp_path):
+    page = tmp_path / "page.html"
+    request = request_of("ring", epochs=1, search=True, dims=[4, 8], lrs=[0.01], page=page)
+    write_ring(request.data / "ring", 12, 7)
+    assert reproduce("figure7", request) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<figure><svg" in text
+    assert "ODMT, 2 layers" in text
+    assert re.search(r"<text[^>]*>[^<]*recall@10", text), "a figure's words can be selected"
+    assert text.count("<summary>settings</summary>") == 1, "the run that was chosen"
+    assert "Search: ODMT, 2 layers on ring: valid/fused/recall@10" in text
+    assert len(re.findall('class="shade[1-5]"', text)) == 2
+    assert "epoch 1/1" in text, "the end of the log"
+    assert "&#34;python&#34;" in text, "versions and machine"
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", text.replace('xmlns:xlink="http', ""))
+    request.page = None
+    shutil.rmtree(request.runs)
+    request.render_only = True
+    reproduce("all", request)
+    index = (request.reports / "index.html").read_text(encoding="utf-8")
+    assert "Not measured: " in index

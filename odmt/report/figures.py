@@ -44,7 +44,8 @@ def save(figure: Figure, path: Path):
     """Write a figure as PNG and SVG; the suffix is added to the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".png"), dpi=150)
-    figure.savefig(path.with_suffix(".svg"))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text that can be selected and searched
+        figure.savefig(path.with_suffix(".svg"))
 
 
 def _bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[tuple[float, float]]]):

@@ -24,6 +24,7 @@ from odmt.report.papers import load_reports
 from odmt.report.provenance import chosen_on_test, footer, gaps, searched
 from odmt.report.request import Request
 from odmt.report.rows import Report
+from odmt.report.web_page import Chapter, write_reports
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,10 @@ def reproduce(name: str, request: Request) -> int:
             print(f"it would stop: {error}")
         return 0
     failures = 0 if request.render_only else train_missing(plan, request)
-    for key, cells in plan.items():
-        write(key, reports[key], [measure(cell, request) for cell in cells], request)
+    chapters = [write(key, reports[key], [measure(cell, request) for cell in cells], request) for key, cells in plan.items()]
+    if page := request.page or (request.reports / "index.html" if name == ALL else None):
+        write_reports(chapters, request, page)
+        log.info("page: %s", page)
     return failures
 
 
@@ -105,8 +108,8 @@ def _makes(dataset: str, request: Request) -> bool:
     return dataset == "demo" and not (request.data / "demo").exists()
 
 
-def write(name: str, report: Report, measurements: list[Measurement], request: Request):
-    """Write the files of a table or figure, and print it."""
+def write(name: str, report: Report, measurements: list[Measurement], request: Request) -> Chapter:
+    """Write the files of a table or figure, and print it; returns what a page shows of it."""
     if report.count is not None:
         page, numbers = _counted(name, report, request)
     else:
@@ -114,6 +117,7 @@ def write(name: str, report: Report, measurements: list[Measurement], request: R
     page.write(request.reports, numbers)
     print(f"\n{page}\n")
     log.info("%s: %d of %d models measured", request.reports / f"{name}.md", sum(map(bool, measurements)), len(measurements))
+    return Chapter(name, page, measurements)
 
 
 def _counted(name: str, report: Report, request: Request) -> tuple[Page, dict[str, pd.DataFrame]]:

@@ -25,6 +25,7 @@ class Request:
         runs: folder of all run folders.
         data: folder of the datasets.
         reports: folder to write to; a report of the same name there is replaced.
+        page: HTML file for all of it as one page to look at; of `all` it is REPORTS/index.html if none is named.
         dry_run: count the trials, do nothing.
         render_only: train nothing, show what has been measured.
     """
@@ -41,6 +42,7 @@ class Request:
     runs: Path = Path("runs")
     data: Path = Path("data")
     reports: Path = Path("reports")
+    page: Path | None = None
     dry_run: bool = False
     render_only: bool = False
 

@@ -1,0 +1,122 @@
+"""Reports as one page: tables, figures, every run with its curves, settings, machine and log, the search, what is missing."""
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from odmt.config_files import flatten
+from odmt.launch.trials import Trial
+from odmt.pages.rendering import write_page
+from odmt.report.expansion import candidates, result_of
+from odmt.report.measurements import Measurement
+from odmt.report.page import BOLD, Page
+from odmt.report.request import Request
+from odmt.training_curve import training_curve
+
+LOG_LINES = 30  # of the end of train.log
+MOST_RUNS = 60  # whose curves are drawn; the page stays readable and of a few MB
+SHADES = 5  # of the heat map
+
+
+@dataclass
+class Chapter:
+    """A report that has been made.
+
+    Attributes:
+        name: table2 and so on.
+        page: as its files have it.
+        measurements: of its rows.
+    """
+
+    name: str
+    page: Page
+    measurements: Sequence[Measurement]
+
+
+def write_reports(chapters: Sequence[Chapter], request: Request, path: Path):
+    """Write the page of some reports."""
+    runs = {trial.folder: trial for chapter in chapters for of in chapter.measurements for trial in of.trials}
+    names = ", ".join(chapter.name for chapter in chapters)
+    write_page(
+        path,
+        "report.html",
+        title=f"{names}: {', '.join(request.datasets)}" if len(chapters) == 1 else f"Reports: {', '.join(request.datasets)}",
+        chapters=[_chapter(chapter, request) for chapter in chapters],
+        runs=[_run(trial) for trial in list(runs.values())[:MOST_RUNS]],
+        left_out=max(0, len(runs) - MOST_RUNS),
+    )
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG whose text is text, without the head that only a file needs."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg")
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _chapter(chapter: Chapter, request: Request) -> dict:
+    picture = request.reports / f"{chapter.name}.svg"
+    shown = picture.read_text(encoding="utf-8") if chapter.page.picture and picture.is_file() else ""
+    return {
+        "name": chapter.name,
+        "title": chapter.page.title,
+        "sections": [(heading, _cells(table)) for heading, table in chapter.page.sections],
+        "picture": shown[shown.index("<svg") :] if shown else "",
+        "lines": [BOLD.sub(r"\1", line) for line in chapter.page.lines],
+        "missing": [f"{of.cell.row.label} on {of.cell.dataset}" for of in chapter.measurements if not of],
+        "searches": [found for of in chapter.measurements if request.search and (found := _search(of, request))],
+    }
+
+
+def _cells(table: pd.DataFrame) -> dict:
+    rows = [
+        [{"text": BOLD.sub(r"\1", str(cell)), "bold": bool(BOLD.search(str(cell)))} for cell in row]
+        for row in table.itertuples(index=False)
+    ]
+    return {"columns": [BOLD.sub(r"\1", str(name)) for name in table.columns], "rows": rows}
+
+
+def _search(measurement: Measurement, request: Request) -> dict | None:
+    """A heat map of a search: the last key in columns, the others in rows; shades from the worst to the best."""
+    trials = candidates(measurement.cell, request)
+    if len(trials) < 2:
+        return None
+    values = {trial.folder: trial.value(result) for trial in trials if (result := result_of(trial))}
+    *others, last = list(measurement.cell.points[0])
+    columns = list(dict.fromkeys(str(trial.overrides[last]) for trial in trials))
+    low, high = (choose(values.values()) if values else 0.0 for choose in (min, max))
+    grid: dict[str, dict[str, dict]] = {}
+    for trial in trials:
+        row = ", ".join(f"{key}={trial.overrides[key]}" for key in others)
+        value = values.get(trial.folder)
+        shade = 0 if value is None else 1 + round((SHADES - 1) * (value - low) / ((high - low) or 1))
+        cell = {"text": "–" if value is None else f"{value:.4f}", "shade": shade}
+        grid.setdefault(row, {})[str(trial.overrides[last])] = cell
+    name = f"{measurement.cell.row.label} on {measurement.cell.dataset}: {trials[0].config.selection}"
+    return {"name": name, "key": last, "columns": columns, "rows": grid}
+
+
+def _run(trial: Trial) -> dict:
+    folder, config = trial.folder, trial.config
+    made = json.loads(_text(folder / "environment.json") or "{}")
+    log = _text(folder / "train.log").splitlines()[-LOG_LINES:]
+    history = _text(folder / "metrics.jsonl")
+    return {
+        "name": f"{config.data.dataset}/{config.name}",
+        "curve": svg(training_curve(folder, config.selection)) if history else "",
+        "settings": "\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(config)),
+        "environment": json.dumps({key: value for key, value in made.items() if key != "before"}, indent=2),
+        "log": "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in log),
+    }
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
