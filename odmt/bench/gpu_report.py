@@ -19,7 +19,7 @@ from odmt.distributed import choose_device
 from odmt.files import write_text
 
 
-def measure_epoch(shape: Shape, dim: int, batch: int, precision: str, device: str) -> dict[str, Any]:
+def measure_epoch(shape: Shape, dim: int, batch: int, precision: Literal["fp32", "bf16"], device: str) -> dict[str, Any]:
     """Train an epoch in some type, then rank validation and test; to be called in a process of its own."""
     data = whole_epoch.make(shape, dim, batch, device)
     data.config.train = replace(data.config.train, precision=precision)
