@@ -3,9 +3,31 @@
 Legend: U users, E items of all of them.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+
+def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Where the elements of some pieces of an array stand in it, one piece after the other.
+
+    Args:
+        starts: first place of each piece.
+        lengths: elements of each piece.
+    """
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
+def fingerprint(arrays: Iterable[np.ndarray], *names: list[str]) -> str:
+    """A hash of lists of items and of the names of their users and items."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    for of_kind in names:
+        digest.update("\n".join(of_kind).encode())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -43,9 +65,7 @@ class ItemLists:
         """The last items of some users, so many of each one's at most; returns as `of`."""
         ends = self.offsets[users + 1]
         starts = np.maximum(self.offsets[users], ends - most)
-        lengths = ends - starts
-        shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        return self.items[np.arange(lengths.sum()) + shifts], lengths
+        return self.items[places(starts, ends - starts)], ends - starts
 
     def join(self, other: "ItemLists") -> "ItemLists":
         """The items of both, each user's own before the other's."""

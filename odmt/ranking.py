@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odmt.distributed import World, share
-from odmt.item_lists import ItemLists
+from odmt.item_lists import ItemLists, places
 
 OUT_OF_REACH = np.inf  # rank of an item that is masked, because its user had it before: it is never a hit
 COMPARED = 1 << 26  # scores that a GPU compares at a time
@@ -91,8 +91,6 @@ def rank_block(block: ScoreBlock, held_out: ItemLists, seen: Seen, found: dict[s
     """
     targets, lengths = held_out.of(block.users)
     rows = np.repeat(np.arange(len(block.users)), lengths)
-    starts = held_out.offsets[block.users]
-    places = np.arange(len(targets)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
     masked_items, counts = seen(block.users)
     masked_rows = np.repeat(np.arange(len(block.users)), counts)
     device = next(iter(block.scores.values())).device
@@ -101,7 +99,7 @@ def rank_block(block: ScoreBlock, held_out: ItemLists, seen: Seen, found: dict[s
         return torch.from_numpy(numbers.astype(np.int64)).to(device)
 
     masked = sent(masked_rows), sent(masked_items)
-    target_rows, target_items, target_places = sent(rows), sent(targets), sent(places)
+    target_rows, target_items, target_places = sent(rows), sent(targets), sent(places(held_out.offsets[block.users], lengths))
     for source, scores in block.scores.items():
         scores[masked] = float("-inf")
         if source not in found:

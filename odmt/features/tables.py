@@ -20,6 +20,7 @@ from odmt.features.header import IMPORTED
 from odmt.features.items import Tokens
 from odmt.features.store import FeatureStore
 from odmt.files import read_text
+from odmt.item_lists import places
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +135,7 @@ class ResidentTable:
         """The tokens of items [M] where the features are; from pinned RAM into pinned RAM; on a CPU not copied yet."""
         indices = numbers.numpy() - 1
         lengths = self.lengths[indices]
-        shifts = np.repeat(self.starts[indices] - np.cumsum(lengths) + lengths, lengths)
-        rows = np.arange(lengths.sum()) + shifts
+        rows = places(self.starts[indices], lengths)
         device, pinned = self.values.device, self.values.is_pinned()
         rows, lengths, longest = torch.from_numpy(rows), torch.from_numpy(lengths), int(lengths.max())
         if device.type == "cpu" and not pinned:

@@ -5,7 +5,6 @@ read as it is: the last item of a user's window is his test item, the one before
 Legend: U users and N items, both numbered from 0, E pairs.
 """
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from odmt.config import Split
 from odmt.errors import InputError
 from odmt.features.behaviours import ListFile, read_windows
 from odmt.features.item_table import read_items
-from odmt.item_lists import ItemLists
+from odmt.item_lists import ItemLists, fingerprint
 
 SPLITS = ("train", "valid", "test")
 
@@ -139,12 +138,8 @@ class Pairs:
 
     def fingerprint(self) -> str:
         """A hash of names and pairs: what a model with tables of users and items cannot do without."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.valid, self.test):
-            digest.update(split.items.tobytes() + split.offsets.tobytes())
-        for names in (self.user_ids, self.item_ids):
-            digest.update("\n".join(names).encode())
-        return digest.hexdigest()[:16]
+        splits = (self.train, self.valid, self.test)
+        return fingerprint((array for split in splits for array in (split.items, split.offsets)), self.user_ids, self.item_ids)
 
 
 def _pairs(lists: ListFile, train_users: pl.Enum) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 Legend: U users, N items (numbered from 1, 0 is padding), L = max_seq_len.
 """
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from odmt.config import Split
 from odmt.features.behaviours import Windows, read_windows
+from odmt.item_lists import fingerprint, places
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,7 @@ class Interactions(Windows):
 
     def fingerprint(self) -> str:
         """A hash of names and windows: what a model with an ID table cannot do without."""
-        digest = hashlib.sha256(self.items.tobytes() + self.offsets.tobytes())
-        for names in (self.user_ids, self.item_ids):
-            digest.update("\n".join(names).encode())
-        return digest.hexdigest()[:16]
+        return fingerprint((self.items, self.offsets), self.user_ids, self.item_ids)
 
     @property
     def num_users(self) -> int:
@@ -109,6 +106,4 @@ class Interactions(Windows):
         return popularity
 
     def _slices(self, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lengths = ends - starts
-        shifts = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-        return self.items[np.arange(lengths.sum()) + shifts], lengths
+        return self.items[places(starts, ends - starts)], ends - starts
