@@ -55,27 +55,27 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """How it is trained.
+    """How it is trained; a family documents these and adds its own.
 
     Attributes:
-        epochs: passes over the users; every one is validated.
-        batch_size: users per process and step. Deviation: the official script runs 128 on each of two GPUs; 128 is the paper's.
-        lr: AdamW's step size.
-        weight_decay: AdamW's decay, on every parameter.
-        clip_norm: the largest gradient norm.
+        epochs: passes over the training data; every one is validated.
+        batch_size: of a step.
+        lr: the optimizer's step size.
+        weight_decay: the optimizer's decay, on every parameter.
+        clip_norm: the largest gradient norm; null: any.
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
         device: `auto` takes the GPU where there is one.
-        seed: of weights, batches and dropout.
-        patience: stop after so many epochs that bring no better metric of selection; none: never.
-        test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
+        seed: of all that is random.
+        patience: stop after so many epochs that bring no better metric of selection; null: never.
+        test_curve: note the test metrics of every epoch too; nothing is chosen by them.
         tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
     """
 
     epochs: int = 30
-    batch_size: int = 128
-    lr: float = 1e-4
-    weight_decay: float = 0.1
-    clip_norm: float = 5.0
+    batch_size: int | None = None
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"
     seed: int = 1
@@ -84,15 +84,6 @@ class TrainConfig:
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
 
     def __post_init__(self):
-        require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
-        self.check_steps()
-
-    def check_steps(self):
-        """Refuse what no family can train with.
-
-        Raises:
-            InputError: naming the key.
-        """
         require(self.epochs >= 1, "train.epochs", "must be 1 or more")
         for key in ("lr", "clip_norm"):
             require(getattr(self, key) is None or getattr(self, key) > 0, f"train.{key}", "must be positive")

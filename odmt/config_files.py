@@ -58,7 +58,7 @@ def config_parser(family: str = DEFAULT) -> ArgumentParser:
 
 def config_help(args: Sequence[str] = ()) -> str:
     """The help of the family that the arguments name, its keys written as they are given: without dashes."""
-    family = _family(args)
+    family = _family(_read(args))
     text = re.sub(r"^  --\w+ CONFIG +Path to a configuration file\.\n", "", config_parser(family).format_help(), flags=re.MULTILINE)
     text = re.sub(r", --[\w.]+\+ \S+", "", text)  # a way to add to lists that `load_config` does not have
     return re.sub(r"^  --", "    ", text, flags=re.MULTILINE)
@@ -77,12 +77,13 @@ def load_config(args: Sequence[str], anywhere: bool = False) -> RunConfig:
         InputError: a file that is missing or no YAML mapping, an unknown key (with the valid ones), a value of the wrong type or
             a combination that does not fit.
     """
-    family = _family(args)
+    contents = _read(args)
+    family = _family(contents)
     tree = config_class(family)
     merged: dict = {}
-    for arg in args:
-        if _is_file(arg):
-            pairs = _pairs(Path(arg), anywhere)
+    for arg, content in contents:
+        if content is not None:
+            pairs = _pairs(Path(arg), content, anywhere)
         elif "=" in arg:
             pairs = [parse_override(arg, family)]
         else:
@@ -153,12 +154,17 @@ def _is_file(arg: str) -> bool:
     return arg.endswith((".yaml", ".yml")) and (not equals or "/" in key)
 
 
-def _family(args: Sequence[str]) -> str:
+def _read(args: Sequence[str]) -> list[tuple[str, dict | None]]:
+    """The arguments, those that are files with what they hold."""
+    return [(arg, read_yaml(Path(arg)) if _is_file(arg) else None) for arg in args]
+
+
+def _family(contents: Sequence[tuple[str, dict | None]]) -> str:
     """The family that files and pairs name, the last one winning."""
     family = DEFAULT
-    for arg in args:
-        if _is_file(arg):
-            family = read_yaml(Path(arg)).get("family", family)
+    for arg, content in contents:
+        if content is not None:
+            family = content.get("family", family)
         elif arg.removeprefix("--").startswith("family="):
             family = arg.partition("=")[2]
     return family
@@ -208,9 +214,8 @@ def read_yaml(path: Path) -> dict:
     return content
 
 
-def _pairs(path: Path, anywhere: bool) -> list[tuple[str, object]]:
+def _pairs(path: Path, content: dict, anywhere: bool) -> list[tuple[str, object]]:
     """The keys of a file with their values; those that name the run are its folder's own, where a run's folder has been moved."""
-    content = read_yaml(path)
     try:
         pairs = dict(_flatten(content))
     except RecursionError as error:
@@ -275,9 +280,11 @@ def _set(tree: dict, keys: list[str], value):
 
 def _check_null(key: str, value, place: str, family: str):
     """Refuse null where there is none: the parser takes it for "not given"."""
+    if value is not None:
+        return
     section, _, field = key.rpartition(".")
     tree = type(getattr(config_class(family)(), section)) if section else config_class(family)
-    if value is None and type(None) not in get_args(get_type_hints(tree)[field]):
+    if type(None) not in get_args(get_type_hints(tree)[field]):
         raise InputError(f"{place}: {key} must have a value; leave it out for its default")
 
 

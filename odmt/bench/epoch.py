@@ -10,9 +10,8 @@ from odmt.bench.measure import compare
 from odmt.bench.results import report
 from odmt.bench.synthetic import COUNTS, Counts, Shape, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, OfficialTrainer, TrainingData
-from odmt.config import TrainConfig
 from odmt.distributed import World, choose_device
-from odmt.sequential.config import Config, ModelConfig
+from odmt.sequential.config import Config, ModelConfig, TrainConfig
 
 
 class Data(TrainingData):

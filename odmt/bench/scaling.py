@@ -15,9 +15,8 @@ from odmt.bench.measure import in_fresh_process, memory_now, memory_peak, timed
 from odmt.bench.results import Measurement, print_table, write_json
 from odmt.bench.synthetic import COUNTS, POOL, WIDTH, Counts, synthetic_interactions, synthetic_tables
 from odmt.bench.trainers import InMemoryTrainer, TrainingData
-from odmt.config import TrainConfig
 from odmt.distributed import World, choose_device
-from odmt.sequential.config import Config, ModelConfig
+from odmt.sequential.config import Config, ModelConfig, TrainConfig
 
 ARTS = COUNTS["arts"]
 

@@ -93,18 +93,14 @@ class TrainConfig(engine.TrainConfig):
     """
 
     epochs: int = 1000
-    batch_size: int | None = None  # type: ignore[assignment]  # null is the host's, which no engine reads
     num_negatives: int | None = None
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    clip_norm: float | None = None  # type: ignore[assignment]  # the engine asks for null, the other family allows none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     patience: int | None = 40
 
     def __post_init__(self):
         require(self.batch_size is None or self.batch_size >= 1, "train.batch_size", "must be 1 or more")
         require(self.num_negatives is None or self.num_negatives >= 1, "train.num_negatives", "must be 1 or more")
-        self.check_steps()
+        super().__post_init__()
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from odmt import config as engine
-from odmt.config import EvaluationConfig, TrainConfig, left_of, require
+from odmt.config import EvaluationConfig, left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, ItemEncoderPart
 
@@ -169,6 +169,34 @@ class DistillationConfig:
             "distillation.constant_weight",
             "must not be negative",
         )
+
+
+@dataclass
+class TrainConfig(engine.TrainConfig):
+    """How it is trained, by AdamW.
+
+    Attributes:
+        epochs: passes over the users; every one is validated.
+        batch_size: users per process and step. Deviation: the official script runs 128 on each of two GPUs; 128 is the paper's.
+        lr: AdamW's step size.
+        weight_decay: AdamW's decay, on every parameter.
+        clip_norm: the largest gradient norm.
+        precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
+        device: `auto` takes the GPU where there is one.
+        seed: of weights, batches and dropout.
+        patience: stop after so many epochs that bring no better metric of selection; none: never.
+        test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
+        tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
+    """
+
+    batch_size: int = 128
+    lr: float = 1e-4
+    weight_decay: float = 0.1
+    clip_norm: float = 5.0
+
+    def __post_init__(self):
+        require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")
+        super().__post_init__()
 
 
 @dataclass
