@@ -16,15 +16,15 @@ import pandas as pd
 import torch
 
 from odmt.catalogue import Catalogue, check_k, mean_cosines, number
-from odmt.checkpoint import load_metadata, load_tensors
+from odmt.checkpoint import load_metadata, load_tensors, put_weights
 from odmt.config_files import flatten, load_config
 from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.families import load_task
 from odmt.item_lists import ItemLists
+from odmt.progress import check_basis
 from odmt.run_folder import FREE_KEYS
 from odmt.task import People, Task
-from odmt.train import check_basis
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +73,7 @@ def load_run(folder: Path | str, device: str = "auto", data_root: Path | str | N
     noted = _noted(folder, found[0])
     noted["basis"] = {key: value for key, value in noted.get("basis", {}).items() if key not in HOW}
     check_basis(found[0], noted, task.fingerprint(), task, "or name the folder where they are now: data_root=, --data-root")
-    try:
-        task.model.load_state_dict(load_tensors(found[0])[0])
-    except RuntimeError as error:
-        raise InputError(f"{found[0]}: not the weights of {started}'s model: {error}; train the run anew") from error
+    put_weights(task.model, load_tensors(found[0])[0], found[0])
     if not (folder / "result.json").is_file():
         log.warning("%s: the run is not finished; these are its best weights so far", folder)
     return Recommendations(task, folder)

@@ -178,3 +178,8 @@ class Task(ABC):
 
     def load_state_dict(self, state: dict):  # noqa: B027, most models have none
         """Take back what `state_dict` gave."""
+
+
+def builder_name(build: Callable) -> str:
+    """What made a model, as its fingerprint has it."""
+    return f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"

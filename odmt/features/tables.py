@@ -7,6 +7,7 @@ import logging
 import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -185,6 +186,11 @@ def load_features(data: Placed, item_ids: list[str], needs: Mapping[str, str], d
     in_ram = placement == "pinned"
     where = torch.device("cpu") if in_ram else device
     return {source: ResidentTable(table, where, in_ram) for source, table in stored.items()}
+
+
+def describe_encoders(tables: Mapping[str, FeatureTable]) -> dict[str, dict]:
+    """What features were made with, for environment.json."""
+    return {"encoders": {modality: asdict(table.store.header) for modality, table in tables.items()}}
 
 
 def feature_fingerprints(tables: Mapping[str, FeatureTable]) -> dict[str, str]:

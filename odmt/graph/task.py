@@ -1,7 +1,6 @@
 """The models on the user-item graph as a `Task`: data, model, batches and scores of a run."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from odmt.config import Split
 from odmt.distributed import World
 from odmt.errors import InputError
 from odmt.features.labels import Labels, read_labels
-from odmt.features.tables import StoredTable, feature_fingerprints, left_out_items, open_table, renamed_contents
+from odmt.features.tables import StoredTable, describe_encoders, feature_fingerprints, left_out_items, open_table, renamed_contents
 from odmt.graph.builder import build_model
 from odmt.graph.config import Config, DataConfig
 from odmt.graph.models.host import Host
@@ -22,7 +21,7 @@ from odmt.graph.sampling import PairBatch, PairSampler
 from odmt.item_lists import ItemLists
 from odmt.precision import Precision
 from odmt.ranking import ScoreBlock
-from odmt.task import EpochBatches, People, Scorer, Task, Vectors
+from odmt.task import EpochBatches, People, Scorer, Task, Vectors, builder_name
 
 SCORES = 1 << 22  # scores that are held at a time
 
@@ -75,7 +74,7 @@ class GraphTask(Task):
         self.tables, self.labels = tables, labels
         self.user_ids, self.item_ids = pairs.user_ids, pairs.item_ids
         self.precision = Precision.choose(config.train.precision, world.device)
-        self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
+        self.built_by = builder_name(build)
         self._check_splits()
         self.sampler = PairSampler(
             pairs.train.users,
@@ -112,7 +111,7 @@ class GraphTask(Task):
 
     def provenance(self) -> dict:
         """What the features were made with."""
-        return {"encoders": {modality: asdict(table.store.header) for modality, table in self.tables.items()}}
+        return describe_encoders(self.tables)
 
     def remarks(self) -> list[str]:
         """What limits the metrics of these data."""

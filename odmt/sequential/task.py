@@ -1,7 +1,6 @@
 """The sequential models as a `Task`: data, model, losses, batches and scores of a run."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import reduce
 from operator import add
 
@@ -17,6 +16,7 @@ from odmt.features.labels import Labels, read_labels
 from odmt.features.tables import (
     FeatureTable,
     count_tokens,
+    describe_encoders,
     feature_fingerprints,
     gather_features,
     left_out_items,
@@ -38,7 +38,7 @@ from odmt.sequential.models.recommender import Recommender
 from odmt.sequential.models.sgfd import SgfdSource
 from odmt.sequential.models.towers import ItemTable
 from odmt.sequential.scoring import encode_catalogue, encode_new_items, held_out, score_blocks, score_states, user_states
-from odmt.task import EpochBatches, People, Scorer, Task, Vectors
+from odmt.task import EpochBatches, People, Scorer, Task, Vectors, builder_name
 
 
 def build_model(config: Config, interactions: Interactions, tables: Mapping[str, FeatureTable]) -> Recommender:
@@ -107,7 +107,7 @@ class SequentialTask(Task):
         self.token_counts = count_tokens(tables, interactions.num_items)
         self.user_ids, self.item_ids = interactions.user_ids, interactions.item_ids
         self.precision = Precision.choose(config.train.precision, world.device)
-        self.built_by = f"{build.__module__}.{getattr(build, '__qualname__', type(build).__qualname__)}"
+        self.built_by = builder_name(build)
         torch.manual_seed(config.train.seed)
         self.model = build(config, interactions, tables)
         self.model.objective = self._objective()
@@ -134,7 +134,7 @@ class SequentialTask(Task):
 
     def provenance(self) -> dict:
         """What the features were made with."""
-        return {"encoders": {modality: asdict(table.store.header) for modality, table in self.tables.items()}}
+        return describe_encoders(self.tables)
 
     def remarks(self) -> list[str]:
         """What limits the metrics of these data."""

@@ -4,6 +4,7 @@ A tower is called with the items and the name of its source. Legend: M items, V 
 feature width, D model width.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -145,12 +146,12 @@ class MoEAdaptor(nn.Module):
         return torch.einsum("ve,vew,edw->vd", gates, whitened, self.weight)
 
 
-class ItemEncoder(nn.Module):
+class ItemEncoder(nn.Module, ABC):
     """What turns items into vectors by source and has losses of its own, which are added to those of the prediction."""
 
+    @abstractmethod
     def losses(self, items: Items) -> dict[str, Tensor]:
         """Losses of M items by name, with their weights."""
-        raise NotImplementedError
 
 
 def losses_of(encoder: nn.Module, items: Items) -> dict[str, Tensor]:
