@@ -29,7 +29,8 @@ from odmt.errors import InputError
 from odmt.launch import queue as trial_queue
 from odmt.launch.pool import TrialPool, run_trials
 from odmt.launch.queue import TrialQueue
-from odmt.launch.sweep import grid_trials, launch, summary
+from odmt.launch.sweep import grid_trials, launch
+from odmt.launch.table import summary
 from odmt.launch.trials import Trial
 from odmt.run_folder import reserve
 from odmt.train import train

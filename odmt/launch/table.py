@@ -1,0 +1,109 @@
+"""The table of a study: every trial with its validation metrics, the best first, and what was chosen."""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from odmt.errors import InputError
+from odmt.files import read_json
+from odmt.launch.trials import Trial
+from odmt.metrics import chosen_by
+from odmt.run_folder import RESULT_AGAIN
+
+NOTHING = float("-inf")  # the value of a point that has no finished trial
+EFFORT = {"best epoch": "best_epoch", "epochs": "epochs"}
+
+
+def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, trials: Mapping[str, Trial] | None = None) -> str:
+    """The table of all trials, the best by the metric that selects first; once all of the grid have ended, that one's test metrics.
+
+    Trials of one point that differ by `train.seed` are one line, their mean and standard deviation: seeds are no choice.
+
+    Args:
+        newest: the study's trials by name.
+        folder: of the runs of the dataset.
+        selection: the metric that decides.
+        trials: those of this grid, which alone decide; None: all that the study has.
+    """
+    if not newest:
+        return f"{folder}: no trials yet"
+    own: dict[str, list[str]] = {}
+    for name in newest if trials is None else [name for name in trials if name in newest]:
+        own.setdefault(trials[name].without_seed if trials else name, []).append(name)
+    others = [] if trials is None else [name for name in newest if name not in trials]
+    ordered = sorted(own.items(), key=lambda item: -_mean_value([newest[name] for name in item[1]]))
+    rows = [_row(point, [newest[name] for name in names]) for point, names in ordered]
+    rows += [_row(name, [newest[name]], "not of this GRID") for name in others]
+    table = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
+    text = f"{folder}: validation metrics of the best epoch\n{table}"
+    if others:
+        text += f"\n\n{len(others)} trials are not of this GRID and decide nothing; --drop-others leaves them out from now on"
+    ended = all(newest[name].state.is_finished() for names in own.values() for name in names)
+    if ordered and ended and _mean_value([newest[name] for name in ordered[0][1]]) > NOTHING:
+        text += f"\n\nchosen by {chosen_by(selection)}: {_chosen(ordered[0][0], ordered[0][1], newest, folder)}"
+    return text
+
+
+def _chosen(point: str, names: list[str], newest: Mapping[str, FrozenTrial], folder: Path) -> str:
+    """The test metrics of the chosen point: of its finished seeds the mean, with standard deviation."""
+    found = []
+    try:
+        for name in names:
+            if newest[name].state == TrialState.COMPLETE:
+                found.append(_fused(read_json(folder / name / "result.json", RESULT_AGAIN)["test"]))
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        return f"{point}; its test metrics cannot be read: {error}"
+    values = {metric: [metrics[metric] for metrics in found if metric in metrics] for metric in found[0]}
+    shown = ", ".join(f"{metric} {_spread(numbers)}" for metric, numbers in values.items())
+    seeds = f" of {len(found)} seeds, mean ± standard deviation" if len(found) > 1 else ""
+    return f"{point}; its test metrics{seeds}: {shown}"
+
+
+def _mean_value(entries: list[FrozenTrial]) -> float:
+    values = [entry.value for entry in entries if entry.state == TrialState.COMPLETE and entry.value is not None]
+    return sum(values) / len(values) if values else NOTHING
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def _row(name: str, entries: list[FrozenTrial], remark: str = "") -> dict[str, str]:
+    """A line of the table: one trial, or one point with its seeds."""
+    done = [entry.user_attrs for entry in entries if entry.state == TrialState.COMPLETE]
+    states = [_state(entry) for entry in entries]
+    state = ", ".join(f"{states.count(one)} {one}" if len(entries) > 1 else one for one in dict.fromkeys(states))
+    row = {"trial": name, "state": f"{state} ({remark})" if remark else state}
+    if not done:
+        return row
+    metrics = {metric: [_fused(notes["valid"]).get(metric, math.nan) for notes in done] for metric in _fused(done[0]["valid"])}
+    effort = {label: ", ".join(str(notes[key]) for notes in done) for label, key in EFFORT.items()}
+    seconds = sum(notes["seconds"] for notes in done)
+    return {**row, **{metric: _spread(values) for metric, values in metrics.items()}, **effort, "time": _clock(seconds)}
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _fused(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix("fused/"): value for name, value in metrics.items() if name.startswith("fused/")}
+
+
+def _state(entry: FrozenTrial) -> str:
+    notes = entry.user_attrs
+    match entry.state:
+        case TrialState.COMPLETE:
+            return "finished"
+        case TrialState.RUNNING:
+            return f"running on {notes['host']}, seen {(time.time() - notes['seen']) / 60:.0f} min ago"
+        case TrialState.FAIL:
+            return "failed"
+    return "interrupted" if "host" in notes else "waiting"
