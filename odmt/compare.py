@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from odmt.checkpoint import load_tensors
 from odmt.errors import InputError
 from odmt.features.labels import read_labels
 from odmt.metrics import describe_groups, per_user, popularity_groups
@@ -190,12 +189,11 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
     users, targets, offsets = [], [], np.zeros(1, np.int64)
     contenders: list[Contender] = []
     for run, name in zip(runs, _names(runs)):
-        path = run.folder / "ranks.safetensors"
-        if not path.is_file():
+        if not (ranks := run.test_ranks()):
             raise InputError(
-                f"{run.folder}: no {path.name}, so the run is not finished; python -m odmt.train {run.folder}/config.yaml --resume"
+                f"{run.folder}: no ranks of the test, so the run is not finished; "
+                f"python -m odmt.train {run.folder}/config.yaml --resume"
             )
-        tensors = load_tensors(path)[0]
         held_out, first_item = run.task.held_out("test"), run.task.first_item
         own = {
             user: [run.item_ids[column - first_item] for column in held_out.items[slice(*held_out.offsets[number : number + 2])]]
@@ -212,8 +210,7 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
             for number, user in enumerate(users)
             for item in targets[offsets[number] : offsets[number + 1]]
         ]
-        ranks = {source: tensors[f"test/{source}"].numpy()[places] for source in run.sources}
-        contenders.append(Contender(name, run, ranks))
+        contenders.append(Contender(name, run, {source: of_source[places] for source, of_source in ranks.items()}))
     return Comparison(contenders, users, targets, offsets, k)
 
 

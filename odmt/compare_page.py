@@ -55,7 +55,8 @@ def write_comparison(comparison: Comparison, tables: dict[str, pd.DataFrame], pa
         people = []
         for of_runs in zip(*shown):
             lists = {of.name: person["lists"]["fused"] for of, person in zip(comparison.contenders, of_runs)}
-            people.append({**of_runs[0], "lists": lists, "ranks": ""})
+            ranks = {of.name: person["ranks"]["fused"] for of, person in zip(comparison.contenders, of_runs)}
+            people.append({**of_runs[0], "lists": lists, "ranks": ranks})
         groups.append({"said": said, "people": people})
     names = ", ".join(of.name for of in comparison.contenders)
     write_page(

@@ -263,6 +263,12 @@ class Recommendations:
         chosen = [vectors[name] for name in self.catalogue.parts(source, vectors)]
         return (torch.cat(chosen, -1) / len(chosen)).float().cpu().numpy()
 
+    def test_ranks(self) -> dict[str, np.ndarray]:
+        """Ranks [P] of the held-out items by source, in the order of `task.held_out("test")`; none before the run's test."""
+        path = self.folder / "ranks.safetensors"
+        tensors = load_tensors(path)[0] if path.is_file() else {}
+        return {source: tensors[f"test/{source}"].numpy() for source in self.sources if tensors}
+
     def people(self, users: Users, held_out: bool = False) -> tuple[list[str], People]:
         """Names and numbers of users, or the histories of people who are not in the data; arguments as those of `recommend`."""
         if isinstance(users, Mapping):

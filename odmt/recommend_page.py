@@ -98,26 +98,27 @@ def ranked_lists(
         for places, found in run.best(people, k, chosen, added=of_new) if chosen else ():
             for source, (best, scores) in found.items():
                 lists[source] |= {place: (best[row], scores[row]) for row, place in enumerate(places)}
+    held_out, test_ranks = run.task.held_out("test"), run.test_ranks()
     shown = []
     for place, name in enumerate(names):
         had = people.histories.items[slice(*people.histories.offsets[place : place + 2])]
-        held_out = [] if people.users is None else run.task.held_out("test").of(people.users[place : place + 1])[0].tolist()
+        of_user = slice(0) if people.users is None else slice(*held_out.offsets[people.users[place] :][:2])
+        targets = held_out.items[of_user].tolist()
         by_source = {
             source: [
-                {"item": shelf.number(columns[column]), "rank": rank, "score": score, "hit": column in held_out}
+                {"item": shelf.number(columns[column]), "rank": rank, "score": score, "hit": column in targets}
                 for rank, (column, score) in enumerate(zip(*lists[source][place]), 1)
                 if np.isfinite(score)
             ]
             for source in sources
         }
-        hits = [source for source, found in by_source.items() if any(line["hit"] for line in found)]
         shown.append(
             {
                 "name": name,
                 "history": [shelf.number(columns[column]) for column in had],
-                "held_out": [shelf.number(columns[column]) for column in held_out[:MOST_HELD_OUT]],
+                "held_out": [shelf.number(columns[column]) for column in targets[:MOST_HELD_OUT]],
                 "lists": by_source,
-                "ranks": f"hit by {', '.join(hits)}" if hits else ("missed by all" if held_out else ""),
+                "ranks": {source: test_ranks[source][of_user][:MOST_HELD_OUT].tolist() for source in sources if test_ranks and targets},
             }
         )
     return shown

@@ -79,6 +79,10 @@ def test_all_that_was_had_and_recommended_stands_in_the_page(page, run_folder):
         (of["item"] == of["user"].map(targets)).sum() for of in (run.recommend("all", 5, s) for s in ("id", "text", "image"))
     )
     assert text.count("✓ hit") == hits
+    ranks = run.test_ranks()
+    for user, number in zip(run.user_ids, range(20)):
+        places = "; ".join(f"{ranks[source][number]:g} by {source}" for source in run.sources)
+        assert f'{user} <span class="note">held out: rank {places}</span>' in text
 
 
 @needs_browser
@@ -89,6 +93,8 @@ def test_a_browser_shows_it(page, tmp_path, width, dark):
     async def act(tab):
         seen["colour"] = await tab.run("getComputedStyle(document.body).backgroundColor")
         await tab.screenshot(tmp_path / "page.png")
+        seen["held_out"] = await tab.run("document.querySelector('#u2 .held').getBoundingClientRect().right")
+        seen["latest"] = await tab.run("(s => s.scrollWidth - s.clientWidth - s.scrollLeft)(document.querySelector('#u2 .past > .strip'))")
         await tab.click("#u2 .card")
         seen["open"] = await tab.run("document.querySelector('#item').open")
         seen["picture"] = await tab.run("getComputedStyle(document.querySelector('#item .thumb')).backgroundImage.slice(0, 20)")
@@ -112,6 +118,8 @@ def test_a_browser_shows_it(page, tmp_path, width, dark):
     assert seen["focused"] == "u2"
     assert seen["dark"] == "rgb(20, 23, 27)"
     assert seen["width"] <= width, "nothing sticks out"
+    assert seen["held_out"] <= width, "what was held out is in view"
+    assert seen["latest"] <= 1, "and so is the latest that the user had"
     assert seen["alerts"] == 0
     with Image.open(tmp_path / "page.png") as picture:
         assert picture.size[0] == width

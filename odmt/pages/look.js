@@ -25,6 +25,8 @@
     });
   }
 
+  for (const strip of document.querySelectorAll(".past > .strip")) strip.scrollLeft = strip.scrollWidth; // the latest is in view
+
   const blocks = [...document.querySelectorAll("section.block")];
   let at = -1;
   document.addEventListener("keydown", (event) => {
