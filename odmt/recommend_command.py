@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal
 
 import pandas as pd
@@ -11,10 +12,12 @@ from tabulate import tabulate
 from odmt import exports
 from odmt.errors import InputError
 from odmt.exports import check_place, check_suffix, read_users, write_table
+from odmt.features.item_table import read_fields
 from odmt.recommend import Recommendations, load_run
 from odmt.recommend_page import write_recommendations
 
 SHOWN = 20  # rows of a table that are printed
+TEXT_WIDTH = 50  # of an item's text beside its name
 
 
 def recommend(
@@ -68,21 +71,25 @@ def recommend(
         print(f"page: {page}")
     if users and not (page and out is None):
         table = loaded.recommend(asked, top, source, not keep_seen, candidates or None, new_items, after_held_out)
-        _show(table, out)
+        _show(loaded, table, out)
         _remark(loaded, table, candidates, new_items)
     if similar_to and not (page and out is None):
-        _show(loaded.similar_items(similar_to, top, source, new_items), out)
+        _show(loaded, loaded.similar_items(similar_to, top, source, new_items), out)
     if export_vectors:
         exports.export_vectors(loaded, export_vectors)
         print(f"vectors of {len(loaded.item_ids)} items and {len(loaded.user_ids)} users: {export_vectors}/")
 
 
-def _show(table: pd.DataFrame, out: Path | None):
+def _show(loaded: Recommendations, table: pd.DataFrame, out: Path | None):
     if out is not None:
         write_table(table, Path(out))
         print(f"{len(table)} rows: {out}")
         return
-    print(tabulate(table.head(SHOWN), headers="keys", showindex=False, floatfmt=".4f"))
+    fields = read_fields(loaded.task.config.data.folder / "items.tsv")
+    named = "neighbour" if "neighbour" in table else "item"
+    shown = table.head(SHOWN).assign(text=[shorten(fields[item][0], TEXT_WIDTH, placeholder=" …") for item in table[named][:SHOWN]])
+    words = [place for place, column in enumerate(shown) if column not in ("rank", "score")]  # a name 007 is no number
+    print(tabulate(shown, headers="keys", showindex=False, floatfmt=".4f", disable_numparse=words))
     if len(table) > SHOWN:
         print(f"... {len(table) - SHOWN} more rows; --out FILE.parquet, .csv or .jsonl writes all")
 

@@ -118,7 +118,9 @@ def ranked_lists(
                 "history": [shelf.number(columns[column]) for column in had],
                 "held_out": [shelf.number(columns[column]) for column in targets[:MOST_HELD_OUT]],
                 "lists": by_source,
-                "ranks": {source: test_ranks[source][of_user][:MOST_HELD_OUT].tolist() for source in sources if test_ranks and targets},
+                "ranks": {
+                    source: test_ranks[source][of_user][:MOST_HELD_OUT].tolist() for source in sources if test_ranks and targets
+                },
             }
         )
     return shown

@@ -94,7 +94,9 @@ def test_a_browser_shows_it(page, tmp_path, width, dark):
         seen["colour"] = await tab.run("getComputedStyle(document.body).backgroundColor")
         await tab.screenshot(tmp_path / "page.png")
         seen["held_out"] = await tab.run("document.querySelector('#u2 .held').getBoundingClientRect().right")
-        seen["latest"] = await tab.run("(s => s.scrollWidth - s.clientWidth - s.scrollLeft)(document.querySelector('#u2 .past > .strip'))")
+        seen["latest"] = await tab.run(
+            "(s => s.scrollWidth - s.clientWidth - s.scrollLeft)(document.querySelector('#u2 .past > .strip'))"
+        )
         await tab.click("#u2 .card")
         seen["open"] = await tab.run("document.querySelector('#item').open")
         seen["picture"] = await tab.run("getComputedStyle(document.querySelector('#item .thumb')).backgroundImage.slice(0, 20)")

@@ -1,5 +1,6 @@
 """What a run recommends: the ranks of its test, names in and out, new items without IDs, every mistake with a remedy."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -333,6 +334,7 @@ def test_the_command(run_of, own_root, tmp_path):
     done = command("--users", "user1", "--top", "20", "--new-items", "--keep-seen", "--similar-to", NEW)
     assert "scored by text+image: nobody trained an ID" in done.stdout
     assert "neighbour" in done.stdout
+    assert re.search(r"^user1 +1 +(\d+) .* thing \1$", done.stdout, re.MULTILINE), "the text beside the name"
     for args, message in {
         ("--users", "all", "--out", "table.xlsx"): "unknown ending '.xlsx'; take one of .parquet, .csv, .jsonl",
         ("--users", "all", "--out", str(tmp_path / "gone/table.csv")): "there is no folder",
