@@ -236,9 +236,10 @@ def _check_same(
 
 def _names(runs: list[Recommendations]) -> list[str]:
     """The runs' names, with as much of their folders as tells them apart."""
-    names = [run.folder.name for run in runs]
-    if len(set(names)) < len(names):
-        names = ["/".join(run.folder.parts[-3:]) for run in runs]
+    for length in range(1, 4):  # name, DATASET/name, RUNS/DATASET/name
+        names = ["/".join(run.folder.parts[-length:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
     return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 

@@ -1,5 +1,6 @@
 """Runs beside one another: the same numbers as their own results, whatever the family; other held-out items are refused."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,12 @@ def test_the_command_writes_a_page(runs, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "Users served by " in text
     assert "✓ hit" in text
+
+
+def test_runs_of_one_name_are_called_by_as_much_of_their_folders_as_tells_them_apart(runs, tmp_path):
+    for place in ("ring/here", "other/here"):
+        shutil.copytree(runs["dnn"], tmp_path / place)
+    copies = [tmp_path / "ring/here", tmp_path / "other/here", tmp_path / "ring/here"]
+    assert [of.name for of in load_comparison(copies[:2], 10).contenders] == ["ring/here", "other/here"]
+    assert [of.name for of in load_comparison([runs["dnn"], runs["light"]], 10).contenders] == ["dnn", "light"]
+    assert load_comparison(copies[::2], 10).contenders[1].name.endswith("ring/here (2)"), "the same run twice"
