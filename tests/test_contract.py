@@ -16,7 +16,7 @@ from odmt.distributed import World, open_world
 from odmt.errors import InputError
 from odmt.features.items import Items, to_device
 from odmt.features.tables import gather_features
-from odmt.report.odmt_paper import REPORTS
+from odmt.report import odmt_paper, recommended
 from odmt.report.rows import Row
 from odmt.sequential.batches import Sequences
 from odmt.sequential.config import Config
@@ -25,6 +25,7 @@ from odmt.sequential.scoring import encode_catalogue
 from odmt.trainer import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+REPORTS = odmt_paper.REPORTS | recommended.REPORTS
 NUM_ITEMS, MAX_SEQ_LEN = 20, 6
 ALONE = World(0, 1, torch.device("cpu"))
 SETTINGS = (f"data.max_seq_len={MAX_SEQ_LEN}", "model.dim=24", "train.lr=0.005", "train.weight_decay=0", "train.device=cpu")

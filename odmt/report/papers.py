@@ -13,6 +13,7 @@ from odmt.report.rows import Report
 PAPERS = {
     "odmt.report.odmt_paper": {"sequential"},
     "odmt.report.sgfd_paper": {"graph"},
+    "odmt.report.recommended": {"sequential"},
     "odmt.report.both_families": {"sequential", "graph"},
 }
 
