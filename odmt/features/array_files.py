@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -68,7 +68,7 @@ class Npz(ArrayFile):
             self._describe(dtype.kind == "f", dtype, shape, dtype.itemsize)
 
     @contextmanager
-    def _stream(self) -> Iterator[tuple[BinaryIO, tuple[int, ...], np.dtype]]:
+    def _stream(self) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
         """The member at the first byte of its values, and its shape and type."""
         with explained(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
             version = np.lib.format.read_magic(file)

@@ -65,14 +65,15 @@ def read_windows(folder: Path, max_seq_len: int, min_seq_len: int, without: Coll
 
 
 def _read_windows(path: Path, names: list[str], without: Collection[str], window: int, min_seq_len: int):
-    kept, items, lengths = [], [], []
+    flags, items, lengths = [], [], []
     lines = ListFile(path, names, without)
     for numbers, length in lines.blocks():
+        long_enough = length >= min_seq_len
         from_end = np.repeat(np.cumsum(length), length) - np.arange(len(numbers))
-        items.append(numbers[(from_end <= window) & np.repeat(length >= min_seq_len, length)] + 1)
-        kept.append(length >= min_seq_len)
-        lengths.append(np.minimum(length[kept[-1]], window))
-    kept = np.concatenate(kept)
+        items.append(numbers[(from_end <= window) & np.repeat(long_enough, length)] + 1)
+        flags.append(long_enough)
+        lengths.append(np.minimum(length[long_enough], window))
+    kept = np.concatenate(flags)
     if not kept.any():
         raise InputError(f"{path}: none of {len(kept)} users has {min_seq_len} interactions; lower data.min_seq_len or add data")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import huggingface_hub.constants
 import torch
@@ -45,6 +45,19 @@ USUAL = {"image": "CLIPVisionModel", "text": "BertModel"}
 REACH_S = 5.0  # seconds to wait for the hub before only its cache is looked into
 
 
+class _Source(TypedDict, total=False):
+    """Where the library is to look for a checkpoint's files."""
+
+    local_files_only: bool
+    subfolder: str
+
+
+class _Parts(TypedDict, total=False):
+    """Parts of a model that may be left out."""
+
+    add_pooling_layer: bool
+
+
 class Checkpoint:
     """A checkpoint and the tower of it that encodes one modality.
 
@@ -62,29 +75,31 @@ class Checkpoint:
         is_folder = Path(name).is_dir()
         self._reached = is_folder or _reach_hub()
         # Without network the library would try again and again for half a minute.
-        self._options = {} if self._reached else {"local_files_only": True}
+        self._options: _Source = {} if self._reached else {"local_files_only": True}
         self._modules = self._read_modules()
         if folder := self._module_path("Transformer"):
-            self._options |= {"subfolder": folder}
+            self._options["subfolder"] = folder
         with self._explained("config.json is missing or broken"):
             whole = AutoConfig.from_pretrained(name, **self._options)
         tower = getattr(whole, "vision_config" if modality == "image" else "text_config", None)
         self.config: PretrainedConfig = whole if tower is None else tower
         self._class = self._find_class(whole)
 
-    def load(self) -> PreTrainedModel:
+    def load(self, device: torch.device) -> PreTrainedModel:
         """Load the frozen model in float32; one that the checkpoint leaves any weights of at random is refused."""
         # The poolers of BERT and its kin are not asked for, and many a checkpoint has none.
-        spare = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(self._class).parameters else {}
-        model, missing = self._load(**(spare if self.modality == "text" else {}))
-        if spare and missing and all(key.startswith("pooler.") for key in missing):
-            model, missing = self._load(**spare)
+        has_pooler = "add_pooling_layer" in inspect.signature(self._class).parameters
+        without_pooler: _Parts = {"add_pooling_layer": False}
+        model, missing = self._load(without_pooler if has_pooler and self.modality == "text" else {})
+        if has_pooler and missing and all(key.startswith("pooler.") for key in missing):
+            model, missing = self._load(without_pooler)
         if missing:
             raise InputError(
                 f"{self.name}: no checkpoint of {self._class.__name__}: {len(missing)} weights are not in it, "
                 f"{missing[0]} the first"
             )
-        return model.eval().requires_grad_(False)
+        # The library's own `to` refuses quantized models besides, which these are not, and says nothing of what it takes.
+        return nn.Module.to(model.eval().requires_grad_(False), device)
 
     def load_tokenizer(self):
         """Load the tokenizer that the checkpoint was trained with."""
@@ -135,7 +150,9 @@ class Checkpoint:
         if self.modality == "text" and type(self.config) in modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING:
             mapping = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
         found = TOWERS.get(self.config.model_type) or mapping.get(type(self.config), None)
-        if found is not None and self._encodes(found):
+        if isinstance(found, tuple):  # Funnel's: the whole model, then the one that shortens texts
+            found = found[0]
+        if found is not None and issubclass(found, PreTrainedModel) and self._encodes(found):
             return found
         raise InputError(
             f"{self.name}: no checkpoint of {USUAL[self.modality]} or another {self.modality} encoder but of type "
@@ -147,19 +164,21 @@ class Checkpoint:
         kind = self.config.model_type
         takes = inspect.signature(found.forward).parameters
         if self.modality == "image":
-            known = {*modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES}
-            return "pixel_values" in takes and "input_ids" not in takes and (kind in known or "vision" in kind)
+            kinds = {*modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, *modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES}
+            return "pixel_values" in takes and "input_ids" not in takes and (kind in kinds or "vision" in kind)
         encoders = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, *modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES}
         generators = {*modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES}
         has_decoder = "decoder_input_ids" in takes
         known = kind in encoders - generators or kind.endswith("_text_model")
         return "input_ids" in takes and "pixel_values" not in takes and not has_decoder and known
 
-    def _load(self, **settings) -> tuple[PreTrainedModel, list[str]]:
+    def _load(self, parts: _Parts) -> tuple[PreTrainedModel, list[str]]:
         with self._explained("model.safetensors is missing or broken"), _quiet():
-            model, report = self._class.from_pretrained(
-                self.name, config=self.config, dtype=torch.float32, output_loading_info=True, **self._options, **settings
+            loaded = self._class.from_pretrained(
+                self.name, config=self.config, dtype=torch.float32, output_loading_info=True, **self._options, **parts
             )
+        assert isinstance(loaded, tuple)  # with its loading info, which the library's annotation leaves out
+        model, report = loaded
         return model, sorted(report["missing_keys"])
 
     @contextmanager

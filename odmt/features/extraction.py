@@ -19,7 +19,7 @@ from tqdm import tqdm
 from odmt.distributed import choose_device
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
-from odmt.features.header import Header, Record
+from odmt.features.header import Fate, Header, Record
 from odmt.features.image_encoders import ImageEncoder, Preprocessing
 from odmt.features.images import describe_shared
 from odmt.features.item_table import read_items
@@ -202,7 +202,7 @@ def _one_behind() -> Iterator[Callable]:
         last.result()
 
 
-def _report(folder: Path, by_fate: dict[str, dict[str, Record]], num_new: int):
+def _report(folder: Path, by_fate: dict[Fate, dict[str, Record]], num_new: int):
     if bad := by_fate["stop"]:
         item_id, record = next(iter(bad.items()))
         raise InputError(
@@ -214,7 +214,8 @@ def _report(folder: Path, by_fate: dict[str, dict[str, Record]], num_new: int):
     hashes = {item_id: record.source for item_id, record in by_fate["stored"].items() if record.seen}
     if shared := describe_shared(hashes):
         print(f"{folder}: {shared}")
-    for fate in ("drop", "blank"):
+    lenient: tuple[Fate, ...] = ("drop", "blank")
+    for fate in lenient:
         if by_fate[fate]:
             print(f"{folder / LISTS[fate]}: {len(by_fate[fate]):,} items whose image is missing or cannot be decoded")
 

@@ -87,9 +87,10 @@ class _Parquet(ArrayFile):
             ids = next((name for name in ID_NAMES if name in schema and name != self._column), None)
             self.names = None if ids is None else self._table.select(pl.col(ids).cast(pl.String)).collect()[ids].to_list()
             (first,) = next(self._rows(1, 0, num_rows))
-        inner = schema[self._column].inner
-        self._describe(first.dtype.kind == "f", inner.inner if _is_list(inner) else inner, (num_rows, *first.shape), 8)
-        if isinstance(schema[self._column], pl.List) and _is_list(inner):
+        inner = _inner(schema[self._column])
+        is_nested = _is_list(inner)
+        self._describe(first.dtype.kind == "f", _inner(inner) if is_nested else inner, (num_rows, *first.shape), 8)
+        if isinstance(schema[self._column], pl.List) and is_nested:
             self.max_tokens = self._table.select(pl.col(self._column).list.len().max()).collect().item()
 
     def blocks(self, size: int, start: int = 0) -> Iterator[list[np.ndarray]]:
@@ -112,7 +113,7 @@ class _FolderOfItems:
             raise InputError(
                 f"{folder}: no file ITEM{' or ITEM'.join(_ITEM_READERS)} in it; --file names a folder with a file an item"
             )
-        self.names = [path.stem for path in self._paths]
+        self.names: list[str] | None = [path.stem for path in self._paths]
         self.path = folder
         self.num_rows = len(self._paths)
         shapes = [self._read(path).shape for path in self._paths]
@@ -148,6 +149,13 @@ def _is_list(dtype: pl.DataType) -> bool:
     return isinstance(dtype, (pl.List, pl.Array))
 
 
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of the values of a column of lists."""
+    assert isinstance(dtype, (pl.List, pl.Array))
+    assert isinstance(dtype.inner, pl.DataType)
+    return dtype.inner
+
+
 def _split(column: pl.Series, first: int) -> list[np.ndarray]:
     """The values of a column of lists: [W] each, or [T, W] where these are lists again; `first` is the number of the first row."""
     lengths = _lengths(column, np.arange(first, first + len(column)))
@@ -164,7 +172,7 @@ def _split(column: pl.Series, first: int) -> list[np.ndarray]:
 
 def _lengths(lists: pl.Series, rows: np.ndarray) -> np.ndarray:
     """How long each list is; `rows` says in which row of the file each stands."""
-    lengths = lists.cast(pl.List(lists.dtype.inner)).list.len().fill_null(0).to_numpy().astype(np.int64)
+    lengths = lists.cast(pl.List(_inner(lists.dtype))).list.len().fill_null(0).to_numpy().astype(np.int64)
     if not lengths.all():
         raise ValueError(f"row {rows[lengths.argmin()]} has no value")
     return lengths

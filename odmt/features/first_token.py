@@ -21,12 +21,13 @@ def put_in_front(vector: Tensor | None, states: Tensor, valid: Tensor | None = N
     Returns:
         states [B, T + 1, W] and, where it was given, valid [B, T + 1].
     """
-    if vector is None and valid is None:
-        vector = states.mean(1)
-    elif vector is None:
-        weights = valid[:, :, None].to(states.dtype)
-        vector = (states * weights).sum(1) / weights.sum(1)
+    if vector is None:
+        vector = states.mean(1) if valid is None else _mean(states, valid[:, :, None].to(states.dtype))
     return torch.cat([vector[:, None], states], 1), None if valid is None else pad(valid, (1, 0), value=1)
+
+
+def _mean(states: Tensor, weights: Tensor) -> Tensor:
+    return (states * weights).sum(1) / weights.sum(1)
 
 
 def to_half(states: Tensor, name: str) -> np.ndarray:

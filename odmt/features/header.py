@@ -14,12 +14,13 @@ import xxhash
 
 from odmt.errors import InputError
 
-DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
-MODALITIES = ("image", "text")
+DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+MODALITIES: tuple[Literal["image", "text"], ...] = ("image", "text")
 VERSION = 1
 IMPORTED = "imported"  # what the header of ready features says of the pre-processing
 
 Fate = Literal["stored", "stop", "drop", "blank"]
+FATES: tuple[Fate, ...] = get_args(Fate)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Record:
         Raises:
             ValueError, TypeError: it is not what was written.
         """
-        record = cls(*bytes(value).decode().split("\t"))
-        if record.fate not in get_args(Fate):
-            raise ValueError(f"fate {record.fate!r}")
-        return record
+        source, fate, reason, *seen = bytes(value).decode().split("\t")
+        if fate not in FATES:
+            raise ValueError(f"fate {fate!r}")
+        return cls(source, fate, reason, *seen)

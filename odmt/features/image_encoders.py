@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, Siglip2ImageProcessorPil
+from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, Siglip2ImageProcessorPil
 
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
 from odmt.features.first_token import put_in_front, to_half
 from odmt.features.header import Header
+from odmt.features.images import Arrays
 
-Arrays = dict[str, np.ndarray]
 Preprocessing = Literal["paper", "own"]
 
 DEFAULT_SIDE = 224  # of convolutional networks, which take any
@@ -49,11 +49,11 @@ class ImageEncoder:
         checkpoint = Checkpoint(name, "image")
         self.device = device
         self.preprocessing = preprocessing
-        self.model = checkpoint.load().to(device)
+        self.model = checkpoint.load(device)
         self.image_size = _side(self.model, name)
         # SigLIP 2 cuts images of any aspect into patches before the model sees them.
         self._takes_patches = "spatial_shapes" in inspect.signature(self.model.forward).parameters
-        self._processor = None
+        self._processor: BaseImageProcessor | None = None
         if preprocessing == "own":
             self._processor = checkpoint.load_image_processor()
         elif self._takes_patches:
@@ -74,6 +74,7 @@ class ImageEncoder:
 
     def process(self, image: Image.Image) -> Arrays:
         """What the checkpoint's image processor makes of an RGB image."""
+        assert self._processor is not None, "images are scaled as a batch"
         arrays = self._processor(images=image, return_tensors="np" if "Pil" in type(self._processor).__name__ else "pt")
         return {key: np.asarray(values)[0] for key, values in arrays.items()}
 
@@ -173,7 +174,7 @@ class ImageEncoder:
 
     def _describe_preprocessing(self) -> str:
         side = self.image_size
-        if self.preprocessing == "paper":
+        if self.preprocessing == "paper" or self._processor is None:
             return f"RGB, {side}x{side} (bilinear, aspect not kept), [0, 1], mean 0.5, std 0.5"
         kept = ("do_", "size", "crop", "resample", "image_", "rescale", "patch_size", "max_num_patches")
         settings = {key: value for key, value in self._processor.to_dict().items() if key.startswith(kept) and value is not None}
@@ -190,8 +191,9 @@ def _side(model: PreTrainedModel, name: str) -> int:
     """The side of the square that a model was trained with."""
     config = model.config
     size = getattr(config, "image_size", None)
-    if hasattr(model, "timm_model"):
-        size = model.timm_model.pretrained_cfg.get("input_size", (DEFAULT_SIDE,))[-1]
+    timm_model = getattr(model, "timm_model", None)
+    if timm_model is not None:
+        size = timm_model.pretrained_cfg.get("input_size", (DEFAULT_SIDE,))[-1]
     elif size is None and hasattr(config, "num_patches"):
         size = math.isqrt(config.num_patches) * config.patch_size
     sides = {*size} if isinstance(size, list | tuple) else {size or DEFAULT_SIDE}

@@ -20,14 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
 import xxhash
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from odmt.errors import InputError
 from odmt.features.processes import map_ahead
@@ -37,6 +36,9 @@ from odmt.prefetch import prefetch
 MIN_SIDE = 8  # pixels; shops answer with an image of one pixel where they have none
 MAX_PIXELS = 50_000_000  # 150 MB as RGB
 MAX_METADATA_BYTES = 4_000_000  # Pillow takes time with its square
+
+T = TypeVar("T")
+Arrays = dict[str, np.ndarray]  # what an image processor makes of an image
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # warned of beyond 89 million, refused beyond MAX_PIXELS
 
@@ -66,7 +68,7 @@ def image_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
 
 
-def _formats() -> Sequence[str]:
+def _formats() -> list[str]:
     """The formats that Pillow decodes by itself: for EPS it would start Ghostscript."""
     Image.init()
     return [name for name in Image.OPEN if name != "EPS"]
@@ -85,7 +87,7 @@ def check_size(width: int, height: int):
 
 
 @contextmanager
-def open_image(source: Path | bytes, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def open_image(source: Path | bytes, formats: list[str] | None = None) -> Iterator[Image.Image]:
     """Open an image, not decoded yet, that takes little memory and time to decode.
 
     Args:
@@ -105,7 +107,7 @@ def open_image(source: Path | bytes, formats: Sequence[str] | None = None) -> It
 
 
 @contextmanager
-def _open_regular(path: Path) -> Iterator[BinaryIO]:
+def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
     """Open a regular file; what is none, such as a FIFO, is not waited for."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -188,7 +190,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
-    if layer.getextrema()[3][0] == 255:
+    if layer.getchannel("A").getextrema()[0] == 255:
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(ground, layer).convert("RGB")
@@ -233,7 +235,7 @@ def decode(path: Path, size: int, shrink_jpegs: bool = False) -> np.ndarray:
         return np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-class DecodedBatches(Dataset):
+class DecodedBatches:
     """Batches of images by number: pixels [B, S, S, 3] uint8 and, by position, why an image could not be decoded.
 
     Such an image, or one that has no file, is black.
@@ -250,7 +252,7 @@ class DecodedBatches(Dataset):
         batches: list[list[Path | None]],
         size: int,
         shrink_jpegs: bool = False,
-        process: Callable[[Image.Image], object] | None = None,
+        process: Callable[[Image.Image], Arrays] | None = None,
     ):
         self.batches = batches
         self.size = size
@@ -260,42 +262,55 @@ class DecodedBatches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray | list, dict[int, str]]:
-        results, bad = [], {}
-        for position, path in enumerate(self.batches[number]):
-            try:
-                results.append(self._decode(path) if path else self._black())
-            except MemoryError:
-                raise
-            except Exception as error:  # a decoder raises whatever the broken file leads it to
-                bad[position] = f"{path.name}: {type(error).__name__}: {error}"
-                results.append(self._black())
-            if path is None:
-                bad[position] = "no image file"
-        return results if self.process else np.stack(results), bad
-
-    def _decode(self, path: Path):
-        if self.process is None:
-            return decode(path, self.size, self.shrink_jpegs)
-        with open_image(path) as image:
-            return self.process(to_rgb(image))
-
-    def _black(self):
+    def __getitem__(self, number: int) -> tuple[np.ndarray | list[Arrays], dict[int, str]]:
+        paths, process = self.batches[number], self.process
         black = np.zeros((self.size, self.size, 3), np.uint8)
-        return self.process(Image.fromarray(black)) if self.process else black
+        if process is None:
+            squares, bad = _each(paths, lambda path: decode(path, self.size, self.shrink_jpegs), lambda: black)
+            return np.stack(squares), bad
+
+        def processed(path: Path) -> Arrays:
+            with open_image(path) as image:
+                return process(to_rgb(image))
+
+        return _each(paths, processed, lambda: process(Image.fromarray(black)))
 
 
-def load_batches(images: DecodedBatches, num_workers: int, pin_memory: bool) -> Iterator[tuple[Tensor | list, dict[int, str]]]:
+def _each(paths: Sequence[Path | None], decode_one: Callable[[Path], T], black: Callable[[], T]) -> tuple[list[T], dict[int, str]]:
+    """What is made of each image, black where that fails, and by position why it failed."""
+    results, bad = [], {}
+    for position, path in enumerate(paths):
+        if path is None:
+            bad[position] = "no image file"
+            results.append(black())
+            continue
+        try:
+            results.append(decode_one(path))
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder raises whatever the broken file leads it to
+            bad[position] = f"{path.name}: {type(error).__name__}: {error}"
+            results.append(black())
+    return results, bad
+
+
+Batch = tuple[Tensor | list[Arrays], dict[int, str]]
+
+
+def load_batches(images: DecodedBatches, num_workers: int, pin_memory: bool) -> Iterator[Batch]:
     """Decode batches ahead, in order, in worker processes; with 0 of them in this one.
 
     Raises:
         InputError: a worker process was killed, or memory is short.
     """
 
-    def pinned() -> Iterator[tuple[Tensor | list, dict[int, str]]]:
+    def pinned() -> Iterator[Batch]:
         for batch, bad in map_ahead(images.__getitem__, len(images), num_workers):
-            batch = batch if images.process else torch.from_numpy(batch)
-            yield (batch.pin_memory() if pin_memory and not images.process else batch), bad
+            if isinstance(batch, list):
+                yield batch, bad
+                continue
+            pixels = torch.from_numpy(batch)
+            yield (pixels.pin_memory() if pin_memory else pixels), bad
 
     try:
         yield from prefetch(pinned()) if pin_memory else pinned()

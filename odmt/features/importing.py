@@ -4,7 +4,7 @@ Legend: R rows of the file, T tokens of an item, W feature width.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
 from odmt.features.feature_files import FeatureFile, open_features
-from odmt.features.header import IMPORTED, Header, Record
+from odmt.features.header import IMPORTED, MODALITIES, Header, Record
 from odmt.features.item_table import read_items
 from odmt.features.row_names import read_row_names
 from odmt.features.store import shard_paths
@@ -86,6 +86,7 @@ def import_features(
     source = open_features(Path(file), key)
     if ids is not None and source.path.is_dir():
         raise InputError(f"{file}: a folder names its items by its files; leave --ids out")
+    names: Sequence[str | None]
     if ids is not None:
         names = read_row_names(Path(ids), source.num_rows)
     elif source.names is not None:
@@ -103,7 +104,7 @@ def import_features(
     )
 
 
-def named_rows(place: str, names: list[str | None], item_ids: list[str], ignore_unknown: bool = False) -> list[str | None]:
+def named_rows(place: str, names: Sequence[str | None], item_ids: list[str], ignore_unknown: bool = False) -> list[str | None]:
     """The item of every row, None for a row that is not wanted.
 
     Args:
@@ -127,7 +128,7 @@ def named_rows(place: str, names: list[str | None], item_ids: list[str], ignore_
     return [name if name in known else None for name in names]
 
 
-def import_rows(folder: Path, source: FeatureFile, names: list[str | None], form: Form):
+def import_rows(folder: Path, source: FeatureFile, names: Sequence[str | None], form: Form):
     """Bring a store up to what a file holds.
 
     Args:
@@ -174,19 +175,19 @@ class _BadFile(InputError):
 
 
 def _batches(
-    source: FeatureFile, names: list[str | None], stored: set[str], convert: Callable[[str, np.ndarray], np.ndarray]
+    source: FeatureFile, names: Sequence[str | None], stored: set[str], convert: Callable[[str, np.ndarray], np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield the features of the items that are wanted and not stored yet."""
-    wanted = [name is not None and name not in stored for name in names]
-    if not any(wanted):
+    wanted = [None if name in stored else name for name in names]
+    start = next((row for row, name in enumerate(wanted) if name is not None), None)
+    if start is None:
         return
-    start = wanted.index(True)
     size = max(1, BLOCK_BYTES // max(1, source.row_bytes))
     try:
         for first, block in zip(count(start, size), source.blocks(size, start)):
-            rows = {names[n]: row for n, row in enumerate(block, first) if n < len(names) and wanted[n]}
-            if rows:
-                yield {name: convert(name, row) for name, row in rows.items()}
+            features = {name: convert(name, row) for name, row in zip(wanted[first : first + size], block) if name is not None}
+            if features:
+                yield features
             if first + size >= len(names):
                 return
     except InputError as error:
@@ -216,24 +217,27 @@ def _stored_form(path: Path, name: str, row: np.ndarray, header: Header, form: F
 
 def _record(tokens: np.ndarray, place: str) -> Record:
     """What an item's features are, by content, and where in the file they stand, by which a continued import knows them."""
-    fate, reason = ("stored", "") if tokens.any() else ("blank", "all zero")
-    return Record(xxhash.xxh3_64_hexdigest(np.ascontiguousarray(tokens)), fate, reason, place)
+    content = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(tokens).data)
+    return Record(content, seen=place) if tokens.any() else Record(content, "blank", "all zero", place)
 
 
 def _header(modality: str, source: FeatureFile, form: Form) -> Header:
-    several = source.max_tokens > 1
-    if several and form.first_token is None:
-        raise InputError(
-            f"{source.path}: {source.max_tokens} tokens an item, and many models read the first alone: say what it is with "
-            "--first-token cls, pooled or mean, or put the mean in front with --first-token add-mean"
-        )
+    assert modality in MODALITIES
+    layer, num_added = "one vector, as imported", 0
+    if source.max_tokens > 1:
+        if form.first_token is None:
+            raise InputError(
+                f"{source.path}: {source.max_tokens} tokens an item, and many models read the first alone: say what it is with "
+                "--first-token cls, pooled or mean, or put the mean in front with --first-token add-mean"
+            )
+        layer, num_added = _LAYERS[form.first_token], int(form.first_token == "add-mean")
     return Header(
         modality=modality,
         encoder=str(source.path),
         weights=_fingerprint(source.path),
-        layer=_LAYERS[form.first_token] if several else "one vector, as imported",
+        layer=layer,
         width=source.width,
-        max_tokens=source.max_tokens + (several and form.first_token == "add-mean"),
+        max_tokens=source.max_tokens + num_added,
         preprocessing=IMPORTED,
         dtype=form.dtype,
     )

@@ -100,6 +100,6 @@ def to_device(part, device: torch.device, dtype: torch.dtype):
         return moved.to(dtype) if moved.is_floating_point() else moved
     if isinstance(part, dict):
         return {key: to_device(value, device, dtype) for key, value in part.items()}
-    if is_dataclass(part):
+    if is_dataclass(part) and not isinstance(part, type):
         return type(part)(**{field.name: to_device(getattr(part, field.name), device, dtype) for field in fields(part)})
     return part

@@ -12,8 +12,7 @@ import xxhash
 from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.header import Fate, Header, Record
-from odmt.features.image_encoders import Arrays
-from odmt.features.images import DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
+from odmt.features.images import Arrays, DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
 
 NO_FILE = "none"
 

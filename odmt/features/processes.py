@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ def map_ahead(function: Callable[[int], T], count: int, num_processes: int) -> I
     num_processes = min(num_processes, count)
     context = multiprocessing.get_context("fork")
     receivers: list[Connection] = []
-    processes = []
+    processes: list[BaseProcess] = []
     try:
         try:
             for first in range(num_processes):
@@ -84,12 +85,14 @@ class _Failure:
         self.error = error
 
 
-def _receive(receiver: Connection, process: multiprocessing.Process):
+def _receive(receiver: Connection, process: BaseProcess):
     try:
         result = receiver.recv()
     except (EOFError, OSError):  # at an end between two results or within one
         process.join()
-        ended = f"was killed by {signal.Signals(-process.exitcode).name}" if process.exitcode < 0 else f"ended ({process.exitcode})"
+        code = process.exitcode
+        assert code is not None  # it has been joined
+        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})"
         raise InputError(
             f"a process that decodes images {ended}, as happens when memory or, in a container, shared memory runs out: take "
             "--num-workers 0 or fewer, or give the container more (docker run --memory, --shm-size). What was stored before "

@@ -135,10 +135,9 @@ class ResidentTable:
     def gather(self, numbers: Tensor) -> Tokens:
         """The tokens of items [M] where the features are; from pinned RAM into pinned RAM; on a CPU not copied yet."""
         indices = numbers.numpy() - 1
-        lengths = self.lengths[indices]
-        rows = places(self.starts[indices], lengths)
-        device, pinned = self.values.device, self.values.is_pinned()
-        rows, lengths, longest = torch.from_numpy(rows), torch.from_numpy(lengths), int(lengths.max())
+        counts = self.lengths[indices]
+        rows, lengths = torch.from_numpy(places(self.starts[indices], counts)), torch.from_numpy(counts)
+        device, pinned, longest = self.values.device, self.values.is_pinned(), int(counts.max())
         if device.type == "cpu" and not pinned:
             return Tokens(self.values, lengths, longest, rows)
         values = torch.empty(len(rows), self.width, dtype=self.values.dtype, device=device, pin_memory=pinned)
@@ -182,7 +181,7 @@ def load_features(data: Placed, item_ids: list[str], needs: Mapping[str, str], d
     if stored:
         log.info("features: %s, %.2f GB, placement %s", ", ".join(stored), size, placement)
     if placement == "disk":
-        return stored
+        return dict(stored)
     in_ram = placement == "pinned"
     where = torch.device("cpu") if in_ram else device
     return {source: ResidentTable(table, where, in_ram) for source, table in stored.items()}

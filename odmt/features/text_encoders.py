@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
@@ -56,7 +55,7 @@ class TextEncoder:
         form = form if isinstance(form, TextForm) else TextForm(form)
         checkpoint = Checkpoint(name, "text")
         self.device = device
-        self.model = checkpoint.load().to(device)
+        self.model = checkpoint.load(device)
         self.tokenizer = checkpoint.load_tokenizer()
         self.lower_case = _is_uncased(self.tokenizer) if form.lower_case == "auto" else form.lower_case == "yes"
         self._name = name
@@ -84,26 +83,27 @@ class TextEncoder:
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Encode B texts, in the case that they are to be in, to as many arrays [T, W]; T differs from text to text."""
-        output, valid = self._run([self._prefix + text for text in texts], self._max_tokens)
-        states = output.last_hidden_state  # [B, longest T, W]
+        states, pooled, valid = self._run([self._prefix + text for text in texts])
+        lengths = valid.sum(1)
         if self._first != "cls":
-            states, valid = put_in_front(output.pooler_output if self._first == "pooled" else None, states, valid)
+            states, _ = put_in_front(pooled if self._first == "pooled" else None, states, valid)
+            lengths += 1
         half = to_half(states, self._name)
-        return [row[:length] for row, length in zip(half, valid.sum(1).tolist())]
+        return [row[:length] for row, length in zip(half, lengths.tolist())]
 
-    def _run(self, texts: list[str], max_tokens: int) -> tuple[ModelOutput, Tensor]:
-        """The model's output and, of its last hidden state, which tokens are real, int64 [B, T]."""
+    def _run(self, texts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The last hidden state [B, T, W], the pooled output where there is one, and which tokens are real, int64 [B, T]."""
         tokens = self.tokenizer(
-            texts, truncation=True, max_length=max_tokens, padding=True, return_attention_mask=True, return_tensors="pt"
+            texts, truncation=True, max_length=self._max_tokens, padding=True, return_attention_mask=True, return_tensors="pt"
         ).to(self.device)
         valid = tokens["attention_mask"]
         if self._full_length is None:
             known = inspect.signature(self.model.forward).parameters
-            return self.model(**{key: values for key, values in tokens.items() if key in known}), valid
-        missing = self._full_length - valid.shape[1]
-        output = self.model(input_ids=pad(tokens["input_ids"], (0, missing), value=self.tokenizer.pad_token_id))
-        output.last_hidden_state = output.last_hidden_state[:, : valid.shape[1]]
-        return output, valid
+            output = self.model(**{key: values for key, values in tokens.items() if key in known})
+        else:
+            missing = self._full_length - valid.shape[1]
+            output = self.model(input_ids=pad(tokens["input_ids"], (0, missing), value=self.tokenizer.pad_token_id))
+        return output.last_hidden_state[:, : valid.shape[1]], getattr(output, "pooler_output", None), valid
 
     @torch.inference_mode()
     def _choose_first(self, asked: FirstToken | None) -> Literal["cls", "pooled", "mean"]:
@@ -113,8 +113,7 @@ class TextEncoder:
         cls = self.tokenizer.cls_token_id
         if cls is not None and self.tokenizer("a")["input_ids"][0] == cls:
             return "cls"
-        output, _ = self._run(["a"], self._max_tokens)
-        pooled = getattr(output, "pooler_output", None)
+        _, pooled, _ = self._run(["a"])
         if pooled is not None and pooled.shape[-1] == self.model.config.hidden_size:
             return "pooled"
         if asked == "cls":

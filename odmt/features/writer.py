@@ -8,14 +8,14 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, get_args
+from typing import TextIO
 
 import lmdb
 import numpy as np
 import xxhash
 
 from odmt.errors import InputError
-from odmt.features.header import Fate, Header, Record
+from odmt.features.header import FATES, Fate, Header, Record
 from odmt.features.store import HEADER_KEY, Shard, shard_paths
 from odmt.files import write_text, written_whole
 
@@ -25,7 +25,7 @@ LOCK = "extraction.lock"
 MAX_NAME_BYTES = 511
 
 # The file that lists the items of a fate other than `stored`, a line each: item<TAB>reason.
-LISTS = {"stop": "bad_images.tsv", "drop": "dropped.tsv", "blank": "blank.tsv"}
+LISTS: dict[Fate, str] = {"stop": "bad_images.tsv", "drop": "dropped.tsv", "blank": "blank.tsv"}
 
 
 def check_names(item_ids: Collection[str]):
@@ -184,7 +184,7 @@ def discard(folder: Path, item_ids: Collection[str]):
         shard.env.close()
 
 
-def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, Record]]:
+def write_lists(folder: Path, item_ids: Collection[str]) -> dict[Fate, dict[str, Record]]:
     """List the items whose images could not be decoded in files of the store's folder, a file for each fate.
 
     Args:
@@ -197,7 +197,7 @@ def write_lists(folder: Path, item_ids: Collection[str]) -> dict[str, dict[str, 
     with _locked(folder):
         found = read_records(folder)
         records = sorted((item_id, found[item_id]) for item_id in item_ids if item_id in found)
-        by_fate = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in get_args(Fate)}
+        by_fate = {fate: {item_id: record for item_id, record in records if record.fate == fate} for fate in FATES}
         for fate, name in LISTS.items():
             text = "".join(f"{item_id}\t{record.reason}\n" for item_id, record in by_fate[fate].items())
             _write_list(folder / name, text)
@@ -230,7 +230,7 @@ def _open_for_writing(path: Path) -> Shard:
     return Shard(path, map_size=INITIAL_MAP_BYTES)
 
 
-def _transact(shard: Shard, write: Callable[[lmdb.Transaction], None]):
+def _transact(shard: Shard, write: Callable[[lmdb.Transaction], object]):
     """Run `write` in one transaction, with as much room in the memory map as it takes."""
     with _explained(shard.path):
         while True:

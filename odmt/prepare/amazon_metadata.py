@@ -43,14 +43,15 @@ def read_metadata(path: Path, occurring: pl.Series, skip_bad_lines: int) -> tupl
     """
     generation = _generation(path)
     item, fields, images = GENERATIONS[generation]
-    schema = dict.fromkeys([item, *fields, *images], pl.String)
+    schema = dict.fromkeys([item, *fields, *images], pl.String())
     tables = read_json_lines(path, schema, [*fields, *images], skip_bad_lines)
     wanted = occurring.to_frame(item)
-    table, others = [], set()
+    parts: list[pl.DataFrame] = []
+    others: set[str] = set()
     for part in tables:
-        table.append(part.join(wanted, on=item, how="semi", maintain_order="left"))
+        parts.append(part.join(wanted, on=item, how="semi", maintain_order="left"))
         others |= set(part[item]) if not others else set()
-    table = pl.concat(table)
+    table = pl.concat(parts)
     if table.is_empty():
         raise InputError(
             f"{path}: none of {len(occurring):,} items of the reviews is in it: {unmatched(occurring, others, 'it')}; is it the "

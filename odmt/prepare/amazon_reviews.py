@@ -41,7 +41,7 @@ def read_reviews(path: Path, skip_bad_lines: int) -> pl.DataFrame:
     if first.startswith(("{", "[")):
         names = _choose(path, list(dict.fromkeys(key for found in first_objects(path) for key in found)))
         print(f"{path}: reviews of {'2023' if names['item'] == 'parent_asin' else '2014 or 2018'}, an object each")
-        schema = dict.fromkeys(names.values(), pl.String)
+        schema = dict.fromkeys(names.values(), pl.String())
         renamed = [pl.col(name).alias(part) for part, name in names.items()]
         tables = read_json_lines(path, schema, skip_bad_lines=skip_bad_lines, convert=lambda table: convert(table.select(renamed)))
     else:
@@ -59,13 +59,15 @@ def read_reviews(path: Path, skip_bad_lines: int) -> pl.DataFrame:
 
 def _choose(path: Path, keys: list[str]) -> dict[str, str]:
     """What users, items and times are called here."""
-    chosen = {part: next((name for name in names if name in keys), None) for part, names in NAMES.items()}
-    for part, name in chosen.items():
+    chosen: dict[str, str] = {}
+    for part, names in NAMES.items():
+        name = next((name for name in names if name in keys), None)
         if name is None:
             raise InputError(
-                f"{path}: neither of the keys {', '.join(NAMES[part])}, which tell the {part}; it has {', '.join(keys) or 'none'}. "
+                f"{path}: neither of the keys {', '.join(names)}, which tell the {part}; it has {', '.join(keys) or 'none'}. "
                 "Read are reviews and ratings of 2014, 2018 and 2023"
             )
+        chosen[part] = name
     return chosen
 
 

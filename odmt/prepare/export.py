@@ -83,6 +83,7 @@ class Content:
         if given:
             parts = {part: _read_part(folder / f"{part}.tsv", names, without) for part in PARTS}
         else:
+            assert sequence is not None
             held_out = {"train": pl.col("left") > 1, "valid": pl.col("left") == 1, "test": pl.col("left") == 0}
             parts = {part: sequence.filter(chosen).drop("left") for part, chosen in held_out.items()}
         used = set().union(*(part["item"] for part in parts.values()), [] if sequence is None else sequence["item"])
@@ -111,17 +112,19 @@ def _write_recbole(folder: Path, name: str, content: Content):
     columns = {"user": "user_id:token", "item": "item_id:token", "time": "timestamp:float"}
     types = {"item": "item_id:token", "text": "text:token_seq", "category": "category:token"}
     _write(folder / f"{name}.item", content.items.rename({key: types[key] for key in content.items.columns}))
-    config = {"field_separator": "\t", "seq_separator": " ", "load_col": {"inter": ["user_id", "item_id"]}}
+    loaded = ["user_id", "item_id"]
+    config: dict[str, object] = {"field_separator": "\t", "seq_separator": " "}
     if content.sequence is not None:
         _write(folder / f"{name}.inter", content.sequence.rename(columns))
-        config["load_col"]["inter"].append("timestamp")
+        loaded = [*loaded, "timestamp"]
         config["eval_args"] = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"}
     if content.given:
         present = [part for part in PARTS if len(content.parts[part])]
         for part in present:
             _write(folder / f"{name}.{part}.inter", content.parts[part].rename({key: columns[key] for key in ("user", "item")}))
         config["benchmark_filename"] = present
-        config["load_col"]["inter"] = ["user_id", "item_id"]
+        loaded = ["user_id", "item_id"]
+    config["load_col"] = {"inter": loaded}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 

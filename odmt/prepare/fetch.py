@@ -117,7 +117,7 @@ def check_image(content: bytes) -> str:
             except ValueError as error:
                 refused = error
             # A JPEG of several pictures has a format of its own, MPO.
-            suffix = SUFFIXES.get(image.format, ".jpg")
+            suffix = SUFFIXES.get(image.format or "", ".jpg")
     except Image.UnidentifiedImageError:
         raise DownloadError(f"not an image: it begins with {content[:20]!r}") from None
     except ValueError as error:
@@ -165,8 +165,9 @@ class ImageFetcher:
                 if url not in self._shared:
                     await self._fetch(item, url)
                 else:
-                    self._shared[url] = self._shared[url] or asyncio.create_task(self._fetch(item, url))
-                    source = await self._shared[url]
+                    fetching = self._shared[url] or asyncio.create_task(self._fetch(item, url))
+                    self._shared[url] = fetching
+                    source = await fetching
                     if source.stem != item:
                         link_or_copy(source, self.folder / f"{item}{source.suffix}")
                 return

@@ -1,7 +1,7 @@
 """What users did, in time order: from tables of interactions and from files of a user a line."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +10,11 @@ from odmt.errors import InputError
 from odmt.prepare.raw_files import suffix
 from odmt.prepare.raw_json import first_objects
 from odmt.prepare.raw_lines import RawLines, decoded_lines
-from odmt.prepare.raw_tables import JSON, check_columns, read_csv, read_json_lines
-from odmt.prepare.times import TimeColumn, begins_with_day, is_unsure
+from odmt.prepare.raw_tables import JSON, Convert, check_columns, read_csv, read_json_lines
+from odmt.prepare.times import TimeColumn, begins_with_day, first_true, is_unsure
 from odmt.prepare.typed_tables import PARQUET, read_parquet
+
+Read = Callable[[Convert, int], Iterator[pl.DataFrame]]  # what is made of each block, and how many bad lines are left out
 
 
 def histories_by_time(events: pl.DataFrame) -> pl.DataFrame:
@@ -76,13 +78,13 @@ def read_events(
     if form in JSON:
         keys = list(dict.fromkeys(key for found in first_objects(path) for key in found))
         check_columns(path, keys, list(columns.values()))
-        schema = dict.fromkeys(columns.values(), pl.String)
+        schema = dict.fromkeys(columns.values(), pl.String())
 
-        def read(convert, skip):
+        def read(convert: Convert, skip: int) -> Iterator[pl.DataFrame]:
             return read_json_lines(path, schema, skip_bad_lines=skip, convert=lambda table: convert(table.select(texts)))
     else:
 
-        def read(convert, skip):
+        def read(convert: Convert, skip: int) -> Iterator[pl.DataFrame]:
             return read_csv(path, texts, skip_bad_lines=skip, convert=convert)
 
     if timestamp and not timestamp_format:
@@ -126,7 +128,7 @@ def read_histories(path: Path, skip_bad_lines: int = 0) -> pl.DataFrame:
     return table.with_columns(pl.col("items").str.extract_all(r"\S+"))
 
 
-def _day_first(read: Callable) -> bool | None:
+def _day_first(read: Read) -> bool | None:
     """Whether the dates of a table, if they are like 05/06/2023, begin with the day, as far as others of them tell."""
     for table in read(lambda table: table, sys.maxsize):
         if not is_unsure(table["time"]):
@@ -136,13 +138,11 @@ def _day_first(read: Callable) -> bool | None:
     return None
 
 
-def _without_bad_rows(
-    path: Path, table: pl.DataFrame, convert: Callable[[pl.DataFrame], pl.DataFrame], skip_bad_lines: int
-) -> pl.DataFrame:
+def _without_bad_rows(path: Path, table: pl.DataFrame, convert: Convert, skip_bad_lines: int) -> pl.DataFrame:
     read = convert(table)
     bad = read.select(row=pl.any_horizontal(pl.all().is_null(), pl.col("user", "item") == "")).to_series()
     if bad.sum() > skip_bad_lines:
-        first = bad.arg_max()
+        first = first_true(bad)
         missing = [name for name in ("user", "item") if not table[name][first]]
         try:
             problem = f"no valid {missing[0]}" if missing else str(convert(table[first : first + 1]))
@@ -152,5 +152,5 @@ def _without_bad_rows(
             f"{path}, row {first + 1}: {problem}; mend the file, or let --skip-bad-lines {bad.sum()} or more leave such rows out"
         )
     if bad.any():
-        print(f"{path}: {bad.sum()} bad rows left out, the first: row {bad.arg_max() + 1}")
+        print(f"{path}: {bad.sum()} bad rows left out, the first: row {first_true(bad) + 1}")
     return read.filter(~bad)

@@ -96,7 +96,7 @@ class LmdbImages:
         def write(item: str):
             with self._env.begin() as transaction:
                 try:
-                    image = decode_image(transaction.get(self._keys[item]))
+                    image = decode_image(transaction.get(self._keys[item], b""))
                 except ValueError as error:
                     raise InputError(f"{self.path}, key {self._keys[item]!r}: {error}; download the file again") from error
             image.save(folder / f"{item}.png", compress_level=1)

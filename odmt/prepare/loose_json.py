@@ -2,14 +2,14 @@
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
 from odmt.errors import InputError
 
 
-def parse_objects(block: bytes, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+def parse_objects(block: bytes, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """Read an object a line; returns as `polars.read_ndjson` does, what is no number being null where one is asked for.
 
     Raises:

@@ -7,7 +7,7 @@ pixels or is no file counts as missing. What is broken otherwise stays, and extr
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -124,8 +124,9 @@ def _problem(path: Path) -> str | None:
 
 def _hashes(pictures: list[tuple[str, Path]]) -> dict[str, str]:
     """Hashes of the pictures that may have the content of another: only those that agree in size and beginning are read whole."""
-    for key in (lambda path: path.stat().st_size, _head, content_hash):
-        groups: dict[tuple, list[tuple[str, Path]]] = defaultdict(list)
+    keys: tuple[Callable[[Path], Hashable], ...] = (lambda path: path.stat().st_size, _head, content_hash)
+    for key in keys:
+        groups: dict[Hashable, list[tuple[str, Path]]] = defaultdict(list)
         for name, path, value in _each(key, pictures):
             groups[value].append((name, path))
         if key is content_hash:
@@ -134,8 +135,8 @@ def _hashes(pictures: list[tuple[str, Path]]) -> dict[str, str]:
     raise AssertionError("the last key returns")
 
 
-def _each(key, pictures: list[tuple[str, Path]]) -> Iterator[tuple[str, Path, object]]:
-    def call(picture: tuple[str, Path]):
+def _each(key: Callable[[Path], Hashable], pictures: list[tuple[str, Path]]) -> Iterator[tuple[str, Path, Hashable]]:
+    def call(picture: tuple[str, Path]) -> Hashable:
         try:
             return key(picture[1])
         except (OSError, ValueError):

@@ -5,8 +5,8 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from odmt.errors import InputError
 from odmt.files import reading
@@ -16,7 +16,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-READERS: dict[bytes, Callable[..., Any]] = {
+READERS: dict[bytes, Callable[[BufferedReader], BufferedIOBase]] = {
     b"\x1f\x8b": gzip.open,
     b"\x28\xb5\x2f\xfd": zstd.ZstdFile,
 }  # by the bytes that a file begins with
@@ -32,7 +32,7 @@ def suffix(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def opened(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedReader]]:
     """Open a file, gzipped or compressed by Zstandard or neither, as its first bytes tell.
 
     Yields:

@@ -3,8 +3,8 @@
 import codecs
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from odmt.prepare.raw_files import BROKEN, opened
 
 BLOCK_BYTES = 16 << 20
 CHUNK_BYTES = 1 << 18  # that a compressed file is asked for at once
+Parse = Callable[[bytes, int], pl.DataFrame]
 
 
 class RawLines:
@@ -55,9 +56,7 @@ class RawLines:
             raise InputError(f"{self.path}, line 1: not UTF-8 but perhaps UTF-16; convert the file, e.g. with iconv -t utf-8")
         return [line.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff") for line in lines]
 
-    def tables(
-        self, parse: Callable[[bytes, int], pl.DataFrame], header: bool = False, optional: Sequence[str] = ()
-    ) -> Iterator[pl.DataFrame]:
+    def tables(self, parse: Parse, header: bool = False, optional: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
         """Yield what `parse` makes of one block of whole lines after the other.
 
         A line is bad when `parse` raises or leaves a null or an empty text in a column that is not optional; it is found by
@@ -70,7 +69,7 @@ class RawLines:
         """
         yield from prefetch(self._tables(parse, header, optional))
 
-    def _tables(self, parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
+    def _tables(self, parse: Parse, header: bool, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         first, empty = 2 if header else 1, True
         for block, numbers in prefetch(self._blocks(header)):
             block = block.removeprefix(codecs.BOM_UTF8) if first == 1 else block
@@ -87,7 +86,7 @@ class RawLines:
         if self.bad_lines:
             print(f"{self.path}: {len(self.bad_lines)} bad lines left out, the first: {self.bad_lines[0]}")
 
-    def _parse(self, parse, block: bytes, num_lines: int, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
+    def _parse(self, parse: Parse, block: bytes, num_lines: int, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         try:
             table = parse(block, num_lines)
             problem = _incomplete(table, optional) or (f"{len(table)} rows, expected one" if len(table) != num_lines else None)
@@ -130,17 +129,17 @@ class RawLines:
                 yield join_lines(block, *self.columns, more=lambda: self._line(file)) if self.columns else (block, None)
                 bar.update(below.tell() - bar.n)
 
-    def _line(self, file: BinaryIO) -> bytes:
+    def _line(self, file: BufferedIOBase) -> bytes:
         try:
             return file.readline()
         except BROKEN as error:
             self.ends_early = str(error)
             return b""
 
-    def _read_plain(self, file: BinaryIO) -> bytes:
+    def _read_plain(self, file: BufferedIOBase) -> bytes:
         return file.read(BLOCK_BYTES) + file.readline()
 
-    def _read_compressed(self, file: BinaryIO) -> bytes:
+    def _read_compressed(self, file: BufferedIOBase) -> bytes:
         """A block of whole lines, of a broken file what can still be had."""
         chunks, size = [], 0
         try:

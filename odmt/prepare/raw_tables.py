@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -72,22 +72,23 @@ def read_csv(
     """
     separator = delimiter(path)
     header = names is None
-    names = read_header(path) if header else names
+    given = read_header(path) if names is None else names
     needed = list(dict.fromkeys(name for column in columns for name in column.meta.root_names()))
-    check_columns(path, names, needed)
+    check_columns(path, given, needed)
     quoted = separator == ","
-    lines = RawLines(path, skip_bad_lines, (len(names), separator) if quoted else None)
+    width = len(given)
+    lines = RawLines(path, skip_bad_lines, (width, separator) if quoted else None)
 
     def parse(block: bytes, num_lines: int) -> pl.DataFrame:
         if not block.endswith(b"\n"):
             # The end of the file: a line cut off within a value would otherwise pass for a shorter value.
             last = block[block.rfind(b"\n") + 1 :].decode("utf-8", "replace")
-            quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-            if len(next(csv.reader([last], delimiter=separator, quoting=quoting))) < len(names):
-                raise InputError(f"fewer than {len(names)} columns")
+            row = csv.reader([last], delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+            if len(next(row)) < width:
+                raise InputError(f"fewer than {width} columns")
         # Only when polars reads all columns does it notice that a line has too many.
-        regular = count(block, separator) == num_lines * (len(names) - 1)
-        schema = {f"column_{n}": pl.String for n in range(len(names))}
+        regular = count(block, separator) == num_lines * (width - 1)
+        schema = {f"column_{n}": pl.String() for n in range(width)}
         try:
             table = pl.read_csv(
                 block,
@@ -95,14 +96,14 @@ def read_csv(
                 separator=separator,
                 quote_char='"' if quoted else None,
                 schema=schema,
-                columns=[names.index(name) for name in needed] if regular else None,
+                columns=[given.index(name) for name in needed] if regular else None,
             )
         except pl.exceptions.PolarsError:
             # A quotation mark within a value that is not quoted, as in 5" wide.
-            if num_lines > 1 or not quoted or not is_row(block, len(names), separator):
+            if num_lines > 1 or not quoted or not is_row(block, width, separator):
                 raise
             table = pl.DataFrame([next(csv.reader([block.decode().strip()], delimiter=separator))], schema, orient="row")
-        table = table.select(pl.col(f"column_{names.index(name)}").alias(name) for name in needed)
+        table = table.select(pl.col(f"column_{given.index(name)}").alias(name) for name in needed)
         return convert((table if quoted else table.select(without_quotes(pl.all()))).select(columns))
 
     yield from lines.tables(parse, header=header)
@@ -121,7 +122,7 @@ def without_enclosing_quotes(value: str) -> str:
 
 def read_json_lines(
     path: Path,
-    schema: dict[str, pl.DataType],
+    schema: Mapping[str, pl.DataType],
     optional: Sequence[str] = (),
     skip_bad_lines: int = 0,
     convert: Convert = lambda table: table,

@@ -78,13 +78,13 @@ class TimeColumn:
             self._decide(texts)
         if self._form == NUMBER:
             return self._numbers(texts)
-        return self._dates(texts) if self._form else pl.Series(texts.name, [None] * len(texts), INSTANT)
+        return self._dates(texts, self._form) if self._form else pl.Series(texts.name, [None] * len(texts), INSTANT)
 
     def _decide(self, texts: pl.Series):
         """Take the form of the first text that has one."""
         fits = {NUMBER: texts.cast(INSTANT, strict=False).is_not_null()}
         fits |= {name: texts.str.contains(pattern).fill_null(False) for name, pattern in FORMS.items()}
-        firsts = {name: fit.arg_max() for name, fit in fits.items() if fit.any()}
+        firsts = {name: first_true(fit) for name, fit in fits.items() if fit.any()}
         if firsts:
             self._form = min(firsts, key=firsts.__getitem__)
             self._first = texts[firsts[self._form]]
@@ -93,27 +93,27 @@ class TimeColumn:
         numbers = texts.cast(INSTANT, strict=False)
         units = {name: numbers.is_between(10**power, 10 ** (power + 1), "left").fill_null(False) for name, power in UNITS.items()}
         if not self._unit:
-            firsts = {name: found.arg_max() for name, found in units.items() if found.any()}
+            firsts = {name: first_true(found) for name, found in units.items() if found.any()}
             self._unit = min(firsts, key=firsts.__getitem__, default=None)
         others = [found for name, found in units.items() if name != self._unit]
         return numbers.set(others[0] | others[1] | others[2], None) if self._unit else numbers
 
-    def _dates(self, texts: pl.Series) -> pl.Series:
+    def _dates(self, texts: pl.Series, form: str) -> pl.Series:
         names = {"first": "day" if self.day_first else "month", "other": "month" if self.day_first else "day"}
-        found = texts.str.extract_groups(FORMS[self._form]).struct.unnest()
+        found = texts.str.extract_groups(FORMS[form]).struct.unnest()
         found = found.rename({name: part for name, part in names.items() if name in found.columns})
         found = found.with_columns(pl.lit(None, pl.String).alias(part) for part in PARTS if part not in found.columns)
         given = {name: pl.col(part).is_not_null() for name, part in {"zoned": "zone", "clock": "hour", "halved": "half"}.items()}
         parsed = found.select(instant=_instant(), **given)
         valid = parsed["instant"].is_not_null()
         if self._zoned is None and valid.any():
-            self._zoned = parsed["zoned"][valid.arg_max()]
+            self._zoned = parsed["zoned"][first_true(valid)]
         clocks = valid & parsed["clock"]
         if self._halves is None and clocks.any():
-            self._halves = parsed["halved"][clocks.arg_max()]
+            self._halves = parsed["halved"][first_true(clocks)]
         alike = (parsed["zoned"] == bool(self._zoned)) & (~parsed["clock"] | (parsed["halved"] == bool(self._halves)))
         instants = parsed["instant"].set(~alike.fill_null(False), None).alias(texts.name)
-        return instants if self._form != UNSURE or self.day_first is not None else instants.clear(len(instants))
+        return instants if form != UNSURE or self.day_first is not None else instants.clear(len(instants))
 
     def _reason(self, text: str) -> str:
         if self.pattern:
@@ -127,15 +127,15 @@ class TimeColumn:
                 f"no valid time: no date of the file tells whether {text!r} begins with the day or the month; "
                 "say --timestamp-format '%d/%m/%Y' or '%m/%d/%Y', with ' %H:%M:%S' where there are times"
             )
-        return f"no valid time: {text!r} {self._difference(text)}, the first time is {self._first!r}"
+        return f"no valid time: {text!r} {self._difference(text, self._form)}, the first time is {self._first!r}"
 
-    def _difference(self, text: str) -> str:
+    def _difference(self, text: str, form: str) -> str:
         """What keeps a text from being compared with the first time."""
-        if self._form == NUMBER:
+        if form == NUMBER:
             number = pl.Series([text]).cast(INSTANT, strict=False)[0]
             units = [name for name, power in UNITS.items() if number and 10**power <= number < 10 ** (power + 1)]
             return f"is a time in {units[0]} and others are in {self._unit}" if units else "is no number"
-        found = pl.Series([text]).str.extract_groups(FORMS[self._form]).struct.unnest().to_dicts()[0]
+        found = pl.Series([text]).str.extract_groups(FORMS[form]).struct.unnest().to_dicts()[0]
         if not found["year"]:
             return "is written otherwise"
         if (found["zone"] is not None) != self._zoned:
@@ -143,6 +143,13 @@ class TimeColumn:
         if found["hour"] and "half" in found and (found["half"] is not None) != bool(self._halves):
             return "lacks AM or PM" if self._halves else "has AM or PM"
         return "is no date that exists" + (", read with the day first" if self.day_first else "")
+
+
+def first_true(flags: pl.Series) -> int:
+    """The place of the first that is true; one must be."""
+    place = flags.arg_max()
+    assert place is not None, "no flag at all"
+    return place
 
 
 def is_unsure(texts: pl.Series) -> bool:

@@ -42,7 +42,7 @@ def _text(column: pl.Series, between: str) -> pl.Series:
         return whole.cast(pl.Int64, strict=False).cast(pl.String) if (whole.abs() < 2**53).all() else column.cast(pl.String)
     if column.dtype == pl.Date:
         return column.dt.to_string("%Y-%m-%d")
-    if column.dtype == pl.Datetime:
+    if isinstance(column.dtype, pl.Datetime):
         return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.f" + ("%:z" if column.dtype.time_zone else ""))
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         return pl.Series(column.name, [None if value is None else str(value) for value in column], pl.String)
