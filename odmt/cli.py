@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args, get_origin
 
@@ -38,7 +38,9 @@ class OptionParser(ArgumentParser):
         super().error(head + required + options if required else message, ex)
 
 
-def run(commands: Callable | Sequence[Callable], args: Sequence[str] | None = None, positional: bool = False):
+def run(
+    commands: Callable | Sequence[Callable] | Mapping[str, Callable], args: Sequence[str] | None = None, positional: bool = False
+):
     """Run one function, or the one of several that the first argument names, with the command line's options.
 
     Types, defaults and help texts are those of the functions' signatures and docstrings. With `positional`, what has no default is

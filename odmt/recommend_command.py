@@ -89,7 +89,7 @@ def _show(loaded: Recommendations, table: pd.DataFrame, out: Path | None):
     named = "neighbour" if "neighbour" in table else "item"
     shown = table.head(SHOWN).assign(text=[shorten(fields[item][0], TEXT_WIDTH, placeholder=" …") for item in table[named][:SHOWN]])
     words = [place for place, column in enumerate(shown) if column not in ("rank", "score")]  # a name 007 is no number
-    print(tabulate(shown, headers="keys", showindex=False, floatfmt=".4f", disable_numparse=words))
+    print(tabulate(shown.to_numpy().tolist(), headers=list(shown.columns), floatfmt=".4f", disable_numparse=words))
     if len(table) > SHOWN:
         print(f"... {len(table) - SHOWN} more rows; --out FILE.parquet, .csv or .jsonl writes all")
 

@@ -132,10 +132,12 @@ def _neighbours(run: Recommendations, shelf: Shelf, items: list[str], k: int, ne
     for source in dict.fromkeys(["fused", *run.catalogue.vectors]):
         added = run.catalogue.added(items)
         able = items if not added or run.catalogue.parts(source, run.catalogue.new_vectors(added)) else []
-        table = run.similar_items(able, k, source, new_items) if able else None
+        if not able:
+            continue
+        table = run.similar_items(able, k, source, new_items)
         for item in able:
-            rows = table[table["item"] == item]
-            by_item[item][source] = [_line(shelf, *row) for row in zip(rows["neighbour"], rows["rank"], rows["score"])]
+            near = table[table["item"] == item]
+            by_item[item][source] = [_line(shelf, *row) for row in zip(near["neighbour"], near["rank"], near["score"])]
     folder = run.task.config.data.folder
     names = [name for name in [*run.item_ids, *items] if name not in left_out_items(folder)]
     names = list(dict.fromkeys(names))

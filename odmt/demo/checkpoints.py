@@ -5,12 +5,24 @@ A random Transformer mixes what it is shown without learning from it: colour, sh
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, PretrainedConfig, PreTrainedModel
 
 WIDTH = 64  # of both, so that an ID can start from the mean of the two
-SIZES = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+class Sizes(TypedDict):
+    """What both encoders have in common, as the library calls it."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+
+SIZES: Sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

@@ -150,9 +150,8 @@ class Checkpoint:
         if self.modality == "text" and type(self.config) in modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING:
             mapping = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
         found = TOWERS.get(self.config.model_type) or mapping.get(type(self.config), None)
-        if isinstance(found, tuple):  # Funnel's: the whole model, then the one that shortens texts
-            found = found[0]
-        if found is not None and issubclass(found, PreTrainedModel) and self._encodes(found):
+        # Funnel has two classes, which both pool neighbouring tokens: what they make of a text depends on those beside it.
+        if isinstance(found, type) and issubclass(found, PreTrainedModel) and self._encodes(found):
             return found
         raise InputError(
             f"{self.name}: no checkpoint of {USUAL[self.modality]} or another {self.modality} encoder but of type "

@@ -57,9 +57,10 @@ class Database:
             return cls(address, None)
         if address.database in (None, "", ":memory:"):
             raise InputError("--storage: launchers cannot share memory; name a file, sqlite:///FILE")
-        database = cls(address, Path(address.database))
+        file = Path(address.database)
+        database = cls(address, file)
         with database.explained():
-            database._check_own()
+            _check_own(file)
         return database
 
     @property
@@ -104,11 +105,12 @@ class Database:
             text = text.replace(secret, "***")
         return re.sub(r"(\w+://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
 
-    def _check_own(self):
-        """Refuse a file that another program keeps its tables in."""
-        if not self.file.is_file() or not self.file.stat().st_size:
-            return
-        with closing(sqlite3.connect(f"file:{self.file.absolute()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and "studies" not in tables:
-            raise InputError(f"{self.file}: the database of another program; name another file with --storage sqlite:///FILE")
+
+def _check_own(file: Path):
+    """Refuse a file that another program keeps its tables in."""
+    if not file.is_file() or not file.stat().st_size:
+        return
+    with closing(sqlite3.connect(f"file:{file.absolute()}?mode=ro", uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "studies" not in tables:
+        raise InputError(f"{file}: the database of another program; name another file with --storage sqlite:///FILE")

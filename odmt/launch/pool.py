@@ -130,9 +130,9 @@ class TrialPool:
         if gpus_per_trial < 1 or len(gpus) % gpus_per_trial:
             raise InputError(f"{len(gpus)} GPUs cannot be dealt out to trials of {gpus_per_trial}: name a multiple of that")
         self.processes_per_trial = gpus_per_trial
-        self.free = [",".join(gpus[first : first + gpus_per_trial]) for first in range(0, len(gpus), gpus_per_trial)] or [
-            None
-        ] * at_once
+        self.free: list[str | None] = [None] * at_once
+        if gpus:
+            self.free = [",".join(gpus[first : first + gpus_per_trial]) for first in range(0, len(gpus), gpus_per_trial)]
         self.threads = max(1, num_cores() // at_once) if at_once > 1 else None
         self.running: list[RunningTrial] = []
         self._signal = 0

@@ -136,7 +136,7 @@ def _start(pool: TrialPool, trial: Trial, lock: IO):
 
 def _report(outcome: Outcome, queue: TrialQueue):
     name = outcome.trial.name
-    if outcome.state == "finished":
+    if outcome.result is not None:
         queue.finish(name, outcome.result)
         selection = outcome.trial.config.selection
         _say(f"{name}: finished, {chosen_by(selection)} {outcome.trial.value(outcome.result):.4f}")

@@ -3,14 +3,15 @@
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 # Okabe and Ito: eight colours that the colour-blind tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "oo", "++")
@@ -25,7 +26,7 @@ GROUPS = "popularity group of the target"
 Painter = Callable[[Axes, pd.DataFrame], None]  # a panel and one dataset's lines of a long table
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
 def draw(painters: Sequence[Painter], table: pd.DataFrame, datasets: Sequence[str]) -> Figure:
     """Draw a figure with its panels for every dataset, at most two side by side."""
     columns = min(len(painters), 2)
@@ -48,17 +49,20 @@ def save(figure: Figure, path: Path):
         figure.savefig(path.with_suffix(".svg"))
 
 
-def _bars(axes: Axes, groups: Sequence[str], series: dict[str, Sequence[tuple[float, float]]]):
+def _bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]]):
     """Grouped bars; each series gives (value, std) for every group, not a number for a gap."""
     width = 0.8 / max(len(series), 1)
     for index, (label, numbers) in enumerate(series.items()):
         values, stds = np.array(numbers, float).T
         places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
-        style = {"color": _of(COLOURS, index), "hatch": _of(HATCHES, index), "edgecolor": "white", "linewidth": 0}
+        colour, hatch = _of(COLOURS, index), _of(HATCHES, index)
         if not np.isnan(values).all():
-            axes.bar(places, values, width * 0.92, yerr=_spread(stds), label=label, **style)
+            errors = _spread(stds)
+            axes.bar(
+                places, values, width * 0.92, yerr=errors, label=label, color=colour, hatch=hatch, edgecolor="white", linewidth=0
+            )
         for place in places[values == 0]:
-            axes.text(place, 0, "0", ha="center", va="bottom", fontsize=6, color=_of(COLOURS, index))
+            axes.text(place, 0, "0", ha="center", va="bottom", fontsize=6, color=colour)
         for place in places[np.isnan(values)]:
             axes.text(place, 0, " gap", rotation=90, ha="center", va="bottom", fontsize=6, color="grey")
     axes.set_xticks(range(len(groups)), groups)
@@ -71,7 +75,15 @@ def _of(styles: Sequence[str], index: int) -> str:
     return styles[index % len(styles)]
 
 
-def _line_style(index: int) -> dict[str, str]:
+class LineStyle(TypedDict):
+    """How a line looks."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
+def _line_style(index: int) -> LineStyle:
     return {"color": _of(COLOURS, index), "linestyle": _of(LINES, index), "marker": _of(MARKERS, index)}
 
 
@@ -131,9 +143,8 @@ def lines(xs: Sequence[float], series: Mapping[str, str], axis: str) -> Painter:
         number = _lookup(table)
         for index, (key, label) in enumerate(series.items()):
             values, stds = np.array([number(f"{key}:{x}") for x in xs]).T
-            style = {**_line_style(index), "capsize": 2}
             if not np.isnan(values).all():
-                axes.errorbar(xs, values, _spread(stds), label=label, **style)
+                axes.errorbar(xs, values, _spread(stds), label=label, capsize=2, **_line_style(index))
         axes.set_xticks(xs)
         axes.set(xlabel=axis, ylabel=RECALL)
         _legend(axes)
@@ -149,10 +160,11 @@ def curves(metric: str, keys: Sequence[str], title: str, axis: str) -> Painter:
         for index, key in enumerate(keys):
             if key in wanted.index:
                 line = wanted.loc[[key]]
-                style = {**_line_style(index), "markersize": 4}
-                axes.plot(line["epoch"], line["value"], label=line["label"].iloc[0], **style)
+                axes.plot(line["epoch"], line["value"], label=line["label"].iloc[0], markersize=4, **_line_style(index))
         axes.set(xlabel="epoch", ylabel=axis, title=title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator = axes.xaxis.get_major_locator()
+        assert isinstance(locator, MaxNLocator)  # a linear axis's
+        locator.set_params(integer=True)
         _legend(axes)
 
     return paint

@@ -11,7 +11,7 @@ from odmt.report.measurements import Measurement
 from odmt.report.quoted import DATASETS, read
 from odmt.report.rows import Report, Row, against, axis
 from odmt.report.tables import curve_table, group_table, groups_as_text
-from odmt.sequential.config import DataConfig
+from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS
 from odmt.sequential.task import load_interactions
 
@@ -146,10 +146,11 @@ def count_datasets(datasets: Sequence[str], root: Path) -> pd.DataFrame:
 
 def table4_notes(measurements: Sequence[Measurement]) -> list[str]:
     """Say what stays as it is while temperature or ramp-up is varied."""
-    standing = {m.cell.dataset: m.trials[0].config.distillation for m in measurements if m and m.cell.row.key == "none"}
+    standing = {m.cell.dataset: m.trials[0].config for m in measurements if m and m.cell.row.key == "none"}
     return [
-        f"On {dataset}, T is varied at α = {kept.ramp_up_epochs} and α at T = {kept.temperature}."
+        f"On {dataset}, T is varied at α = {kept.distillation.ramp_up_epochs} and α at T = {kept.distillation.temperature}."
         for dataset, kept in standing.items()
+        if isinstance(kept, Config)
     ]
 
 

@@ -76,7 +76,7 @@ class Page:
 
 
 def _tabulate(table: pd.DataFrame, style: str) -> str:
-    return tabulate(table, headers="keys", tablefmt=style, showindex=False, disable_numparse=True)
+    return tabulate(table.to_numpy().tolist(), headers=list(table.columns), tablefmt=style, disable_numparse=True)
 
 
 def _escape(text: str) -> str:

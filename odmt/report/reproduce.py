@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import date
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -72,7 +73,8 @@ def reproduce(name: str, request: Request) -> int:
 
 def count(plan: Plan, request: Request) -> str:
     """Trials by table and figure, how many of them are finished, and how many there are in all, equal ones counted once."""
-    lines, everything = [], {}
+    lines: list[tuple[str, int, int, int | str]] = []
+    everything: dict[Path, Trial] = {}
     for name, cells in plan.items():
         trials = distinct(trial for cell in cells for trial in candidates(cell, request))
         everything |= {trial.folder: trial for trial in trials}
@@ -181,5 +183,5 @@ def _sections(
     table: pd.DataFrame, as_text: Callable[[pd.DataFrame], pd.DataFrame], heading: str = ""
 ) -> list[tuple[str, pd.DataFrame]]:
     """A section for every dataset of a long table."""
-    datasets = table["dataset"].unique() if len(table) else []
+    datasets: list[str] = table["dataset"].unique().tolist() if len(table) else []
     return [(dataset + heading, as_text(table[table["dataset"] == dataset])) for dataset in datasets]

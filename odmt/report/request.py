@@ -58,7 +58,7 @@ def grid_values(request: Request, family: str) -> dict[str, list]:
     Raises:
         InputError: no such key, or no list of values.
     """
-    asked = {"model.dim": request.dims, "train.lr": request.lrs}
+    asked: dict[str, list] = {"model.dim": request.dims, "train.lr": request.lrs}
     for pair in request.grid:
         key, values = parse_override(pair, family)
         if not isinstance(values, list):

@@ -45,6 +45,8 @@ def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.Data
 
 def count_table(report: Report, datasets: Sequence[str], root: Path) -> pd.DataFrame:
     """Counts of the datasets, in the columns of `metric_table`."""
+    assert report.count is not None
+    assert report.quoted is not None
     paper = report.quoted().assign(origin="paper")
     table = pd.concat([report.count(datasets, root), paper[paper["key"].isin(datasets)]])
     return table.assign(dataset=table["key"], label=table["key"], std=np.nan)
@@ -123,7 +125,7 @@ def side_by_side(table: pd.DataFrame, quoted_as: str = "paper") -> pd.DataFrame:
     "measured" stands over a column only where the paper's stands beside it. The best measured value is bold.
     """
     numbers = table.set_index(["label", "metric", "origin"])
-    labels = table["label"].unique()
+    labels = list(table["label"].unique())
     columns: dict[str, Sequence[str]] = {"": labels}
     for metric in table["metric"].unique():
         origins = table["origin"][table["metric"] == metric].unique()
@@ -188,8 +190,10 @@ def _best(table: pd.DataFrame, metric: str) -> float:
 
 
 def _number(numbers: pd.DataFrame, place: tuple[str, str, str], best: float = np.nan) -> str:
-    if place not in numbers.index or np.isnan(numbers.loc[place, "value"]):
+    if place not in numbers.index:
         return GAP
-    value, std = numbers.loc[place, ["value", "std"]].astype(float)
+    value, std = np.asarray(numbers.loc[place, ["value", "std"]], float)
+    if np.isnan(value):
+        return GAP
     text = format(value, FORMATS.get(place[1], ".4f")) + ("" if np.isnan(std) else f" ± {std:.4f}")
     return bold(text) if value == best else text
