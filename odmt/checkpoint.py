@@ -12,11 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from odmt import remedies
 from odmt.errors import InputError
 from odmt.files import written_whole
-
-AGAIN = "with --resume the same command goes on"
-ANEW = "train the run anew with --overwrite"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
@@ -34,7 +32,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict):
         separate[name] = tensor.clone() if address in memory else tensor
         memory.add(address)
     text = json.dumps(metadata)
-    with written_whole(path, AGAIN) as partial:
+    with written_whole(path, remedies.go_on()) as partial:
         save_file(separate, partial, metadata={"metadata": text, "xxh3": _checksum(separate, text)})
         os.chmod(partial, path.parent.stat().st_mode & 0o666)  # as readable as the folder; safetensors makes it private
 
@@ -82,7 +80,7 @@ def _opened(path: Path) -> Iterator:
         with safe_open(path, framework="pt") as file:
             yield file
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; {ANEW}") from error
+        raise InputError(f"{path}: cannot be read as a checkpoint: {error}; {remedies.train_anew()}") from error
 
 
 def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):
@@ -109,7 +107,7 @@ def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         if key.startswith("optimizer."):
             _, part, name = key.split(".", 2)
             if name not in index or value.shape not in ((), parameters[name].shape):
-                raise InputError(f"{path}: {key} fits no parameter of this model; {ANEW}")
+                raise InputError(f"{path}: {key} fits no parameter of this model; {remedies.train_anew()}")
             state_dict["state"].setdefault(index[name], {})[part] = value
     optimizer.load_state_dict(state_dict)
     return metadata
@@ -129,11 +127,11 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], path: Path):
     """
     own = model.state_dict()
     if other := sorted(own.keys() ^ weights.keys()):
-        raise InputError(f"{path}: the weights of another model, which differ by {other[0]}; {ANEW}")
+        raise InputError(f"{path}: the weights of another model, which differ by {other[0]}; {remedies.train_anew()}")
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
             shapes = f"{tuple(weights[name].shape)}, and the model's is {tuple(tensor.shape)}"
-            raise InputError(f"{path}: the weights of another model: {name} is {shapes}; {ANEW}")
+            raise InputError(f"{path}: the weights of another model: {name} is {shapes}; {remedies.train_anew()}")
         if not weights[name].isfinite().all():
-            raise InputError(f"{path}: {name} holds values that are not finite; {ANEW}")
+            raise InputError(f"{path}: {name} holds values that are not finite; {remedies.train_anew()}")
     model.load_state_dict(weights)

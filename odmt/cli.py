@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, auto_cli
 
+from odmt import remedies
 from odmt.errors import InputError, ProcessLostError
 from odmt.files import explain
 
@@ -66,12 +67,15 @@ def _explained() -> Iterator[None]:
 def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted") -> Iterator[None]:
     """End the process without a traceback: status 2 for an `InputError`, 130 for an interrupt, 1 for the named failures.
 
+    Within it remedies are flags, since a command was typed.
+
     Args:
         failures: exceptions whose text is all that a user wants to read.
         interrupted: what to say after an interrupt.
     """
     try:
-        yield
+        with remedies.by_command():
+            yield
     except InputError as error:
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from odmt import remedies
 from odmt.errors import InputError, ProcessLostError
 
 PR_SET_PDEATHSIG = 1
@@ -86,7 +87,7 @@ def _explained(error: Exception, size: int) -> Exception:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return InputError(f"not enough memory ({said}); take a smaller train.batch_size or model.dim, or a machine with more")
     if size > 1 and any(sign in str(error) for sign in LOST):
-        return ProcessLostError("another process of this run has ended; with --resume the same command goes on")
+        return ProcessLostError(f"another process of this run has ended; {remedies.go_on()}")
     return error
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from odmt.checkpoint import ANEW
+from odmt import remedies
 from odmt.errors import InputError
 from odmt.task import Task
 
@@ -48,9 +48,9 @@ class Progress:
             sound = counted and progress.epoch == len(epochs) and math.isfinite(progress.history[best - 1][selection])
             dicts = all(isinstance(part, dict) for part in (progress.scaler, progress.task, progress.basis))
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: not what a run notes ({error}); {ANEW}") from error
+            raise InputError(f"{path}: not what a run notes ({error}); {remedies.train_anew()}") from error
         if not sound or not dicts:
-            raise InputError(f"{path}: epochs, metrics and best epoch do not fit together; {ANEW}")
+            raise InputError(f"{path}: epochs, metrics and best epoch do not fit together; {remedies.train_anew()}")
         return progress
 
     def best(self, selection: str) -> float:

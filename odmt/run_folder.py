@@ -15,7 +15,7 @@ from typing import IO
 
 import torch
 
-from odmt.checkpoint import AGAIN
+from odmt import remedies
 from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
 from odmt.errors import InputError
@@ -44,7 +44,6 @@ FILES = [
     *("result.json", "best.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png", "train.log", "output.log"),
     *("environment.json", CONFIG),
 ]
-RESULT_AGAIN = "remove it, and --resume tests the run again"
 
 
 def reserve(folder: Path, name: str = "lock") -> IO | None:
@@ -73,7 +72,7 @@ class RunLog(logging.FileHandler):
 
     def handleError(self, record):
         """Raise what `emit` met."""
-        with writing(Path(self.baseFilename), AGAIN):
+        with writing(Path(self.baseFilename), remedies.go_on()):
             raise
 
 
@@ -117,9 +116,9 @@ class RunFolder:
         path = self.path / "result.json"
         if not path.is_file() or self.config.train.epochs > self._started_with().train.epochs:
             return None
-        result = read_json(path, RESULT_AGAIN)
+        result = read_json(path, remedies.test_anew())
         if not isinstance(result, dict):
-            raise InputError(f"{path}: damaged: no result of a run; {RESULT_AGAIN}")
+            raise InputError(f"{path}: damaged: no result of a run; {remedies.test_anew()}")
         return result
 
     def finished(self, notes: Sequence[str] = ("best_epoch", "epochs", "seconds")) -> dict | None:
@@ -138,7 +137,7 @@ class RunFolder:
         except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise InputError(f"{self.path / 'result.json'}: damaged: not all that a run notes is there; {RESULT_AGAIN}")
+            raise InputError(f"{self.path / 'result.json'}: damaged: not all that a run notes is there; {remedies.test_anew()}")
         return result
 
     def _started_with(self) -> RunConfig:
@@ -152,7 +151,7 @@ class RunFolder:
                 configuration.
         """
         if resume and overwrite:
-            raise InputError("--resume continues a run, --overwrite replaces it: give one of them")
+            raise InputError(f"{remedies.resume()} continues a run, {remedies.overwrite()} replaces it: give one of them")
         check_tracker(self.config.train.tracker)
         started = self.path / CONFIG
         if not started.is_file():
@@ -161,13 +160,14 @@ class RunFolder:
             return self._refuse_foreign_config(started)
         if not resume:
             raise InputError(
-                f"{self.path}: holds a run already; continue it with --resume, replace it with --overwrite, or set "
-                f"name={self._proposed_name()}"
+                f"{self.path}: holds a run already; continue it with {remedies.resume()}, replace it with {remedies.overwrite()}, "
+                f"or set another name={self._proposed_name()}"
             )
         if differing := self._differing():
             words = ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
             raise InputError(
-                f"{started}: the run was started with {words}; --overwrite it or set another name={self._proposed_name()}"
+                f"{started}: the run was started with {words}; replace it with {remedies.overwrite()}, or set another "
+                f"name={self._proposed_name()}"
             )
 
     def _differing(self) -> dict[str, tuple]:
@@ -203,7 +203,9 @@ class RunFolder:
         """Refuse to empty a folder whose configuration is not that of a run, though it may be one of an earlier version."""
         pairs = read_yaml(started)
         if not {"data", "train", "runs", "name"} <= pairs.keys():
-            raise InputError(f"{started}: not the configuration of a run, so --overwrite removes nothing; set another name=")
+            raise InputError(
+                f"{started}: not the configuration of a run, so {remedies.overwrite()} removes nothing; set another name="
+            )
 
     def _own(self) -> set[str]:
         """What in the folder was made by a run, by name."""
@@ -261,7 +263,7 @@ class RunFolder:
                 now["before"] = [*earlier.pop("before", []), earlier]
             except (InputError, AttributeError, TypeError) as error:  # nothing of what is computed depends on it
                 log.warning("%s: written anew, what it said of earlier starts is lost (%s)", path, error)
-        write_text(path, json.dumps(now, indent=2) + "\n", AGAIN)
+        write_text(path, json.dumps(now, indent=2) + "\n", remedies.go_on())
 
     def note(self, text: str):
         """Write to train.log alone what is shown elsewhere."""
@@ -284,25 +286,25 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history), AGAIN)
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history), remedies.go_on())
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
         """Tell the tracker of an epoch, where there is one."""
-        with writing(self.path / SCALARS, AGAIN):
+        with writing(self.path / SCALARS, remedies.go_on()):
             self._tracker = self._tracker or open_tracker(self.config, epoch)
             if self._tracker is not None:
                 self._tracker.epoch(epoch, metrics)
 
     def track_result(self, result: dict):
         """Tell the tracker of the test, where there is one."""
-        with writing(self.path / SCALARS, AGAIN):
+        with writing(self.path / SCALARS, remedies.go_on()):
             self._tracker = self._tracker or open_tracker(self.config, result["epochs"] + 1)
             if self._tracker is not None:
                 self._tracker.finish(result["test"], {"training_curve": self.path / "training_curve.png"})
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""
-        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n", AGAIN)
+        write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n", remedies.go_on())
 
 
 def environment() -> dict:

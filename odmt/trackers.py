@@ -112,6 +112,8 @@ class MLflow(Tracker):
             place = Path(config.runs, "mlruns").absolute()
             place.mkdir(parents=True, exist_ok=True)
             self._library.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}" if _has("sqlalchemy") else place.as_uri())
+            if self._library.get_experiment_by_name(config.data.dataset) is None:  # else pictures go to ./mlruns, wherever that is
+                self._library.create_experiment(config.data.dataset, (place / config.data.dataset).as_uri())
         self._library.set_experiment(config.data.dataset)
         self._library.start_run(run_name=config.name)
         self._library.log_params(dict(flatten(config)))

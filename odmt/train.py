@@ -8,18 +8,20 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import torch
 
+from odmt import remedies
 from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weights, save_tensors, save_training
 from odmt.cli import report_mistakes
 from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
-from odmt.distributed import in_main, open_world
+from odmt.distributed import World, in_main, open_world
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
 from odmt.progress import Progress, check_basis
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
@@ -62,7 +64,7 @@ class Run:
             return
         noted, now = load_metadata(self.folder.last), self.progress.basis
         noted["basis"] = Progress.read(noted, self.folder.last, self.config.selection).basis
-        check_basis(self.folder.last, noted, now, self.task, "--overwrite the run, or set another name=")
+        check_basis(self.folder.last, noted, now, self.task, f"replace the run with {remedies.overwrite()}, or set another name=")
         metadata = load_training(self.folder.last, self.trainer.model, self.trainer.optimizer)
         self.progress = Progress.read(metadata, self.folder.last, self.config.selection)
         self.progress.basis, self.progress.described = now, str(self.task)
@@ -245,7 +247,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False, buil
     if resume and (result := folder.finished()):
         log.info("%s: finished already", folder.path)
         return result
-    with open_world(config.train.device) as world:
+    with open_world(config.train.device) as world, _shown_epochs(world):
         run = Run(Trainer.load(config, world, build), folder)
         try:
             in_main(folder.reserve, world)
@@ -262,6 +264,23 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False, buil
             return run.finish()
         finally:
             folder.close()
+
+
+@contextmanager
+def _shown_epochs(world: World) -> Iterator[None]:
+    """Let a line an epoch reach the screen and train.log, of one process and unless the caller has chosen another level."""
+    logger, shown = logging.getLogger("odmt"), logging.StreamHandler()
+    quiet, handled = logger.level == logging.NOTSET and world.is_main, logger.hasHandlers()
+    if quiet:
+        logger.setLevel(logging.INFO)
+    if not handled:
+        logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(shown)
+        if quiet:
+            logger.setLevel(logging.NOTSET)
 
 
 def result_table(result: dict) -> str:

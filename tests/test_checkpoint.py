@@ -93,7 +93,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         (tmp_path / name).write_bytes(content)
     torch.save(Trap(tmp_path / "trap"), tmp_path / "zip.safetensors")
     for name in [*contents, "zip.safetensors", "missing.safetensors"]:
-        with pytest.raises(InputError, match=rf"{name}: cannot be read as a checkpoint: .*; train the run anew with --overwrite"):
+        with pytest.raises(InputError, match=rf"{name}: cannot be read as a checkpoint: .*; train the run anew with overwrite"):
             load_tensors(tmp_path / name)
     assert not (tmp_path / "trap").exists()
 

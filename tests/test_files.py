@@ -57,7 +57,7 @@ def test_a_full_disk(tmp_path, kind):
     assert said.startswith(
         f"{tmp_path}/file: cannot be written (No space left on device; the disk is full: make room, 0.00 GB are free)"
     )
-    assert said.endswith("; go on" if kind == "text" else "; with --resume the same command goes on")
+    assert said.endswith("; go on" if kind == "text" else "; with resume=True the same call goes on")
 
 
 @pytest.mark.parametrize("kind", KINDS)

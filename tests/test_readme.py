@@ -9,6 +9,7 @@ from ring_dataset import write_ring
 
 from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
+from odmt.demo.dataset import ITEM_NAME, USER_NAME
 from odmt.train import train
 
 README = Path(__file__).parents[1] / "README.md"
@@ -30,7 +31,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_what_a_run_recommends(run, capsys):
-    write_ring(Path("data/demo"), 40, 12)
+    write_ring(Path("data/demo"), 40, 12, names=(USER_NAME, ITEM_NAME))
     train(load_config(["data.dataset=demo", "model.dim=8", "train.epochs=1", "train.batch_size=20"]))
     capsys.readouterr()
     items, users = run("load_run")["vectors"]
@@ -42,6 +43,11 @@ def test_what_a_run_recommends(run, capsys):
         seen = [(user + step) % 40 for step in range(11)]
         scores[seen] = float("-inf")
         assert (scores > scores[(user + 11) % 40] + 1e-6).sum() < rank
+
+
+def test_both_tables_of_the_demo_have_the_same_held_out_items():
+    first, second = re.findall(r"^\| most popular .*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert first == second
 
 
 def test_the_part_of_your_own(run):

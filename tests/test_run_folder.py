@@ -37,13 +37,13 @@ def test_a_run_is_not_continued_with_other_settings(folder):
     started = folder("train.lr=0.5")
     started.open(overwrite=False, provenance={})
     started.close()
-    with pytest.raises(InputError, match=r"started with model.dim=768 \(now 64\), train.lr=0.5 \(now 0.0001\); --overwrite it"):
+    with pytest.raises(InputError, match=r"768 \(now 64\), train.lr=0.5 \(now 0.0001\); replace it with overwrite=True, or"):
         folder("model.dim=64").check(resume=True, overwrite=False)
     folder("model.dim=64").check(resume=False, overwrite=True)
 
 
 def test_continuing_and_replacing_are_not_asked_for_at_once(folder):
-    with pytest.raises(InputError, match="--resume continues a run, --overwrite replaces it: give one of them"):
+    with pytest.raises(InputError, match="resume=True continues a run, overwrite=True replaces it: give one of them"):
         folder().check(resume=True, overwrite=True)
 
 
@@ -118,7 +118,7 @@ def test_a_config_yaml_of_something_else_is_not_overwritten(folder):
     run = folder()
     run.path.mkdir(parents=True)
     (run.path / "config.yaml").write_text("architectures: [BertModel]\n")
-    with pytest.raises(InputError, match=r"config.yaml: not the configuration of a run, so --overwrite removes nothing"):
+    with pytest.raises(InputError, match=r"config.yaml: not the configuration of a run, so overwrite=True removes nothing"):
         run.check(resume=False, overwrite=True)
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_result_is_named_with_a_remedy(folder, content):
     run.open(overwrite=False, provenance={})
     run.close()
     (run.path / "result.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"result.json: .*; remove it, and --resume tests the run again"):
+    with pytest.raises(InputError, match=r"result.json: .*; remove it, and resume=True tests the run again"):
         run.result()
 
 
@@ -175,11 +175,11 @@ def test_a_run_of_another_seed_is_proposed_a_name(folder):
     started = folder()
     started.open(overwrite=False, provenance={})
     started.close()
-    with pytest.raises(InputError, match=r"or set name=odmt,seed-2$"):
+    with pytest.raises(InputError, match=r"or set another name=odmt,seed-2$"):
         folder("train.seed=2").check(resume=False, overwrite=False)
     with pytest.raises(InputError, match=r"set another name=odmt,lr-0.001,seed-2$"):
         folder("train.seed=2", "train.lr=1e-3").check(resume=True, overwrite=False)
-    with pytest.raises(InputError, match=r"or set name=$"):
+    with pytest.raises(InputError, match=r"or set another name=$"):
         folder().check(resume=False, overwrite=False)
 
 

@@ -43,6 +43,8 @@ def test_mlflow_has_epochs_and_settings(followed):
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "valid/fused/recall_at_10")
     assert [point.step for point in history] == [1, 2]
     assert not (folder / "tensorboard").exists()
+    (picture,) = Path(folder.parents[1], "mlruns").rglob("training_curve.png")
+    assert run.info.artifact_uri == picture.parent.absolute().as_uri(), "nothing lies where the command was typed"
 
 
 def test_wandb_works_offline(followed):

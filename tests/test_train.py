@@ -282,9 +282,9 @@ def test_a_run_is_not_continued_on_other_features(arguments, tmp_path):
 def test_an_existing_run_is_not_touched(finished):
     args, folder = finished
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
-    with pytest.raises(InputError, match=r"odmt: holds a run already; continue it with --resume, replace it with --overwrite"):
+    with pytest.raises(InputError, match=r"holds a run already; continue it with resume=True, replace it with overwrite=True"):
         train(load_config(args))
-    with pytest.raises(InputError, match=r"config.yaml: the run was started with train.lr=0.03 \(now 0.02\); --overwrite it"):
+    with pytest.raises(InputError, match=r"started with train.lr=0.03 \(now 0.02\); replace it with overwrite=True, or"):
         train(load_config([*args, "train.lr=0.02"]), resume=True)
     # Finished: there is nothing to do, even where the data is gone.
     result = train(load_config([*args, "data.root=/nowhere"]), resume=True)

@@ -19,6 +19,7 @@ from odmt.features.item_table import read_items
 from odmt.prepare.new_folder import new_folder
 
 NUM_USERS, NUM_ITEMS = 2000, 800
+USER_NAME, ITEM_NAME = "u{:04d}", "p{:04d}"  # of numbers from 1
 SEED = 7
 MIN_LENGTH, MAX_LENGTH = 5, 20  # interactions of a user
 COLD_SHARE = 0.08  # of the items are new arrivals
@@ -194,10 +195,10 @@ def make_demo(folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITE
     """
     rng = np.random.default_rng(SEED)
     items = Catalogue.draw(rng, num_items)
-    ids = [f"p{number:04d}" for number in range(1, num_items + 1)]
+    ids = [ITEM_NAME.format(number) for number in range(1, num_items + 1)]
     with new_folder(folder) as partial:
         rows = (" ".join(ids[item] for item in row) for row in histories(rng, items, num_users))
-        _write_lines(partial / "behaviours.tsv", (f"u{user:04d}\t{row}" for user, row in enumerate(rows, 1)))
+        _write_lines(partial / "behaviours.tsv", (f"{USER_NAME.format(user)}\t{row}" for user, row in enumerate(rows, 1)))
         _write_lines(partial / "items.tsv", ("\t".join([name, *items.fields(item)]) for item, name in enumerate(ids)))
         _write_labels(partial, ids, items)
         (partial / "images").mkdir()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from odmt import remedies
 from odmt.errors import InputError
 from odmt.files import read_json
 from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
-from odmt.run_folder import RESULT_AGAIN
 
 NOTHING = float("-inf")  # the value of a point that has no finished trial
 EFFORT = {"best epoch": "best_epoch", "epochs": "epochs"}
@@ -56,7 +56,7 @@ def _chosen(point: str, names: list[str], newest: Mapping[str, FrozenTrial], fol
     try:
         for name in names:
             if newest[name].state == TrialState.COMPLETE:
-                found.append(_fused(read_json(folder / name / "result.json", RESULT_AGAIN)["test"]))
+                found.append(_fused(read_json(folder / name / "result.json", remedies.test_anew())["test"]))
     except (InputError, KeyError, TypeError, AttributeError) as error:
         return f"{point}; its test metrics cannot be read: {error}"
     values = {metric: [metrics[metric] for metrics in found if metric in metrics] for metric in found[0]}
