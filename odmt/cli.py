@@ -5,9 +5,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 
 from odmt import remedies
 from odmt.errors import InputError, ProcessLostError
@@ -16,8 +17,18 @@ from odmt.files import explain
 MAIN_SECONDS = 20  # in which the main process of several has told a mistake that all have met
 
 
+class _Help(DefaultHelpFormatter):
+    """Help in which a path is called one, as other types are called by their names."""
+
+    def _get_type_str(self, action):
+        return "Path" if Path in (action.type, getattr(action, "_typehint", None)) else super()._get_type_str(action)
+
+
 class OptionParser(ArgumentParser):
     """Options as they are usually typed: dashes between words, switches that take no value, lists as several values."""
+
+    def __init__(self, *args, formatter_class=_Help, **settings):
+        super().__init__(*args, formatter_class=formatter_class, **settings)
 
     def add_argument(self, *names, **settings):
         """Add an option as `ArgumentParser.add_argument` does."""

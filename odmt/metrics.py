@@ -105,7 +105,8 @@ def describe_groups(groups: np.ndarray, train_counts: np.ndarray) -> dict[str, s
     for group in np.unique(groups):
         counts = train_counts[groups == group]
         least, most = int(counts.min()), int(counts.max())
-        described[str(group)] = "never seen in training" if most == 0 else f"seen {least} to {most} times in training"
+        times = "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
+        described[str(group)] = "never seen in training" if most == 0 else f"seen {times} in training"
     return described
 
 

@@ -24,7 +24,7 @@ def publish(run: Path, out: Path | None = None, license: str = "", data_root: Pa
 
     Args:
         run: the run's folder, RUNS/DATASET/NAME.
-        out: the folder to write; one that this command has made is replaced.
+        out: the folder to write, which has to be given; one that this command has made is replaced.
         license: identifier for the card, such as apache-2.0; weights learnt from a dataset may be bound by its terms.
         data_root: folder of the datasets, if the run was trained with another.
     """

@@ -90,6 +90,14 @@ def test_fingerprint_tells_checkpoints_apart_and_knows_copies(tmp_path, bert):
     assert TextEncoder(str(moved), 8, CPU).header.differing_keys(header) == ["weights"]
 
 
+def test_the_folder_above_checkpoints_names_them(tmp_path, clip, bert):
+    shutil.copytree(clip, tmp_path / "all" / "clip")
+    shutil.copytree(bert, tmp_path / "all" / "bert")
+    for encoder, args in ((ImageEncoder, (CPU,)), (TextEncoder, (8, CPU))):
+        with pytest.raises(InputError, match=r"all: no checkpoint of .*, but holds some: name .*all/bert or .*all/clip$"):
+            encoder(str(tmp_path / "all"), *args)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path, clip, bert, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no checkpoint of CLIPVisionModel"):

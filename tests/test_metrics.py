@@ -89,4 +89,4 @@ def test_groups_of_several_held_out_items():
 def test_groups_say_what_they_are():
     counts = np.array([0, 7, 0, 1, 2])
     said = describe_groups(popularity_groups(counts, 2), counts)
-    assert said == {"0": "never seen in training", "1": "seen 1 to 2 times in training", "2": "seen 7 to 7 times in training"}
+    assert said == {"0": "never seen in training", "1": "seen 1 to 2 times in training", "2": "seen 7 times in training"}

@@ -5,9 +5,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 import odmt
+from odmt.cli import run
+from odmt.features.inspection import inspect_features
+from odmt.publishing import publish
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +34,15 @@ def test_the_commands_are_named():
     wrong = command("nonsense")
     assert wrong.returncode == 2
     assert "usage: python -m odmt" in wrong.stderr
+
+
+def test_help_names_types_as_a_reader_does(capsys):
+    for kind in (publish, inspect_features):
+        with pytest.raises(SystemExit, match="0"):
+            run(kind, ["--help"])
+    said = capsys.readouterr().out
+    assert "type: Path" in " ".join(said.split())
+    assert "<class" not in said
 
 
 def test_types_are_shipped():

@@ -190,6 +190,8 @@ class Checkpoint:
             what = what or f"no checkpoint of {USUAL[self.modality]} or another {self.modality} encoder"
             demo = f"data/demo/encoders/{'clip' if self.modality == 'image' else 'bert'}"
             unreached = f". The hub cannot be reached from here: give a folder; for a trial {demo}, which scripts/demo.py makes"
+            if inside := sorted(str(path.parent) for path in Path(self.name).glob("*/config.json")):
+                raise InputError(f"{self.name}: {what}, but holds some: name {' or '.join(inside)}") from error
             raise InputError(
                 f"{self.name}: {what}: neither a folder with its files ({trouble}) nor a name that the Hugging Face hub gives, or "
                 f"its cache when there is no network{'' if self._reached else unreached}. {type(error).__name__}: {error}"
