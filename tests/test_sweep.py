@@ -395,6 +395,21 @@ def test_seeds_are_averaged_and_not_searched(place):
     assert "recall@10 0.4000 ± 0.1414" in text
 
 
+def test_a_grid_that_was_edited_and_not_started_has_no_winner_yet(place):
+    old = open_queue({"train.lr": [0.1, 0.2]})
+    finished(old, 0.4, 0.4)
+    finished(old, 0.5, 0.5)
+    trials = grid_trials("ring.yaml", {"train.lr": [0.2, 0.3]}, {})
+    text = summary(old.newest(), Path("runs/ring"), "valid/fused/recall@10", trials)
+    states = {row[0]: row[1] for row in table_rows(text)}
+    assert states == {
+        "odmt,lr-0.2": "finished",
+        "odmt,lr-0.3": "not started",
+        "odmt,lr-0.1": "finished (not of this GRID)",
+    }
+    assert "chosen" not in text
+
+
 def test_the_trials_of_this_grid_decide_and_others_are_marked_and_dropped(place):
     old = open_queue({"train.lr": [0.1, 0.2, 0.3]})
     finished(old, 0.9, 0.9)

@@ -39,12 +39,14 @@ def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, tri
     others = [] if trials is None else [name for name in newest if name not in trials]
     ordered = sorted(own.items(), key=lambda item: -_mean_value([newest[name] for name in item[1]]))
     rows = [_row(point, [newest[name] for name in names]) for point, names in ordered]
+    unknown = [name for name in trials or () if name not in newest]  # GRID was edited, and not started since
+    rows += [{"trial": name, "state": "not started"} for name in unknown]
     rows += [_row(name, [newest[name]], "not of this GRID") for name in others]
     table = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
     text = f"{folder}: validation metrics of the best epoch\n{table}"
     if others:
         text += f"\n\n{len(others)} trials are not of this GRID and decide nothing; --drop-others leaves them out from now on"
-    ended = all(newest[name].state.is_finished() for names in own.values() for name in names)
+    ended = not unknown and all(newest[name].state.is_finished() for names in own.values() for name in names)
     if ordered and ended and _mean_value([newest[name] for name in ordered[0][1]]) > NOTHING:
         text += f"\n\nchosen by {chosen_by(selection)}: {_chosen(ordered[0][0], ordered[0][1], newest, folder)}"
     return text
