@@ -83,17 +83,17 @@ def _opened(path: Path) -> Iterator:
         raise InputError(f"{path}: cannot be read as a checkpoint: {error}; {remedies.train_anew()}") from error
 
 
-def save_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict):
-    """Write everything that the next epoch depends on."""
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything that the next epoch depends on, by name: the tensors themselves, which training goes on to change."""
     names = _trained(model, optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{key}.{names[index]}": value for key, value in state.items()})
-    save_tensors(path, tensors, metadata)
+    return tensors
 
 
 def load_training(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore what `save_training` wrote; returns its metadata.
+    """Restore the `training_state` that a file holds; returns its metadata.
 
     Raises:
         InputError: it cannot be read, or is of another model.

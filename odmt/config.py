@@ -3,6 +3,8 @@
 A family's tree (`odmt.sequential.config`) is made of these and its own; `odmt.config_files` reads it.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from odmt.errors import InputError
+
+SAVE_EVERY = re.compile(r"(\d+) ?epochs?|(\d+(?:\.\d+)?) ?min(?:utes?)?")
 
 Split = Literal["valid", "test"]  # of what is held out
 
@@ -69,6 +73,9 @@ class TrainConfig:
         patience: stop after so many epochs that bring no better metric of selection; null: never.
         test_curve: note the test metrics of every epoch too; nothing is chosen by them.
         tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
+        save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
+            of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes
+            longer is saved when it ends, while the next one begins.
     """
 
     epochs: int = 30
@@ -82,6 +89,7 @@ class TrainConfig:
     patience: int | None = None
     test_curve: bool = False
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
+    save_every: str = "1min"
 
     def __post_init__(self):
         require(self.epochs >= 1, "train.epochs", "must be 1 or more")
@@ -91,6 +99,20 @@ class TrainConfig:
         require(self.seed >= 0, "train.seed", "must not be negative")
         require(self.seed < 2**63, "train.seed", "must be below 2^63")
         require(self.patience is None or self.patience >= 1, "train.patience", "must be 1 or more, or null")
+        every = SAVE_EVERY.fullmatch(self.save_every)
+        require(
+            every is not None and any(map(float, filter(None, every.groups()))),
+            "train.save_every",
+            f"{self.save_every!r} is no time; 1min, 5epochs",
+        )
+
+    @property
+    def save_interval(self) -> tuple[float, float]:
+        """Epochs and seconds after which a run is to be saved, one of them without end."""
+        every = SAVE_EVERY.fullmatch(self.save_every)
+        assert every is not None, "it has been checked"
+        epochs, minutes = every.groups()
+        return float(epochs or math.inf), 60 * float(minutes or math.inf)
 
 
 @dataclass

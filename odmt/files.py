@@ -134,6 +134,13 @@ def write_text(path: Path, text: str, remedy: str = ""):
         partial.write_text(text, encoding="utf-8", newline="")
 
 
+def move(source: Path, target: Path, remedy: str = ""):
+    """Give a whole file the name of another, which it replaces; on the disk when this returns. Arguments and errors as above."""
+    with writing(target, remedy):
+        os.replace(source, target)
+        _sync(target.parent)
+
+
 def _sync(path: Path):
     handle = os.open(path, os.O_RDONLY)
     try:

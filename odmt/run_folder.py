@@ -33,6 +33,7 @@ FREE_KEYS = {
     "data.device_budget_gb",
     "data.pinned_budget_gb",
     "train.device",
+    "train.save_every",
     "train.tracker",
 }
 LOCKS = {"lock", "reserved"}  # held by the run itself; by the launcher that has taken it
@@ -41,8 +42,8 @@ CONFIG, LAST = "config.yaml", "last.safetensors"
 # between, nothing is continued as what it is not.
 FILES = [
     LAST,
-    *("result.json", "best.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png", "train.log", "output.log"),
-    *("environment.json", CONFIG),
+    *("result.json", "best.safetensors", "best.next.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png"),
+    *("train.log", "output.log", "environment.json", CONFIG),
 ]
 
 
@@ -80,7 +81,8 @@ class RunFolder:
     """The files of one run; only the main process writes.
 
     config.yaml (resolved), environment.json (versions, commit, machine, encoders), train.log, metrics.jsonl (a line an epoch),
-    last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch), tensorboard/,
+    last.safetensors (everything the next epoch depends on), best.safetensors (weights of the best epoch; a killed run may leave
+    best.next.safetensors, see `odmt.saving`), tensorboard/,
     ranks.safetensors (test rank of every user), training_curve.png, result.json (written last: the run is finished), lock (held
     while the run is trained) and, with a launcher, reserved (held while it has the run).
     """
@@ -101,6 +103,11 @@ class RunFolder:
     def best(self) -> Path:
         """The weights of the best epoch."""
         return self.path / "best.safetensors"
+
+    @property
+    def next_best(self) -> Path:
+        """The weights of the best epoch, before the checkpoint calls it so."""
+        return self.path / "best.next.safetensors"
 
     @property
     def ranks(self) -> Path:

@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import torch
 
 from odmt import remedies
-from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weights, save_tensors, save_training
+from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weights, save_tensors
 from odmt.cli import report_mistakes
 from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
@@ -26,6 +25,7 @@ from odmt.metrics import chosen_by, describe_groups, popularity_groups, summariz
 from odmt.progress import Progress, check_basis
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
 from odmt.run_folder import RunFolder
+from odmt.saving import Saver
 from odmt.speed import in_words
 from odmt.task import Task
 from odmt.trainer import NonFiniteLossError, Trainer
@@ -44,6 +44,7 @@ class Run:
         self.trainer, self.task, self.folder = trainer, trainer.task, folder
         self.config, self.world = trainer.config, trainer.world
         self.progress = Progress(basis=self.fingerprint(), described=str(self.task))
+        self.saver = Saver(folder)
         self._said: dict[str, float] = {}  # shares of ties that were told of
 
     def fingerprint(self) -> dict[str, str]:
@@ -70,10 +71,15 @@ class Run:
         self.progress.basis, self.progress.described = now, str(self.task)
         self.trainer.scaler.load_state_dict(self.progress.scaler)
         self.task.load_state_dict(self.progress.task)
-        in_main(self._write_epoch, self.world)  # the run may have been killed between the checkpoint and what follows it
+
+        def bring_in_line():
+            self.saver.continued(self.progress, self.trainer.model)
+            self.folder.write_metrics(self.progress.history)
+
+        in_main(bring_in_line, self.world)  # the run may have been killed between any two files
 
     def fit(self):
-        """Train epoch by epoch; every one is validated, checkpointed and logged.
+        """Train epoch by epoch; every one is validated and logged, and those that `train.save_every` asks for are saved.
 
         Deviation: the official code never evaluates its last epoch, and writes a checkpoint every 100th.
 
@@ -86,6 +92,7 @@ class Run:
                 log.info("no better validation for %d epochs: stopping", patience)
                 break
             self._finish_epoch(self._epoch(self.progress.epoch + 1))
+        in_main(lambda: self.saver.finish(self.progress, self.trainer.model, self.trainer.optimizer), self.world)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         """Train and validate once; returns the losses, the metrics and the seconds."""
@@ -93,6 +100,7 @@ class Run:
         try:
             losses = self.trainer.train_epoch(epoch)
         except NonFiniteLossError as error:
+            self.saver.wait()
             last = self.folder.last
             kept = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
             other = "" if self.trainer.precision.dtype == torch.float32 else ", or train.precision=fp32"
@@ -140,10 +148,14 @@ class Run:
         in_main(lambda: self._keep(metrics), self.world)
 
     def _keep(self, metrics: dict[str, float]):
-        """Write the checkpoint and what follows from it, and log the epoch."""
-        progress, selection = self.progress, self.config.selection
-        save_training(self.folder.last, self.trainer.model, self.trainer.optimizer, asdict(progress))
-        self._write_epoch()
+        """Save what is due of the epoch, and tell of it."""
+        progress, selection, model = self.progress, self.config.selection, self.trainer.model
+        self.saver.wait()  # so that no more is told of than a kill may lose
+        if progress.best_epoch == progress.epoch:
+            self.saver.keep_best(progress, model)
+        if self.saver.is_due(progress, metrics["train_seconds"] + metrics["valid_seconds"]):
+            self.saver.save(progress, model, self.trainer.optimizer)
+        self.folder.write_metrics(progress.history)
         self.folder.write_scalars(progress.epoch, metrics)
         split, source, name = selection.split("/")
         cutoff = name.partition("@")[2]
@@ -164,17 +176,6 @@ class Run:
     def _shown(self) -> Sequence[str]:
         """The metrics of an epoch's line in the log."""
         return self.config.evaluation.metrics[:2]
-
-    def _write_epoch(self):
-        """Write what follows from the checkpoint: the metrics so far, and the weights where they are the best ones."""
-        progress = self.progress
-        if progress.best_epoch == progress.epoch:
-            save_tensors(
-                self.folder.best,
-                self.trainer.model.state_dict(),
-                {"epoch": progress.epoch, "basis": progress.basis, "described": progress.described},
-            )
-        self.folder.write_metrics(progress.history)
 
     def finish(self) -> dict:
         """Test the best epoch's weights, once; write the ranks, the training curve and the result."""
@@ -263,6 +264,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False, buil
             run.fit()
             return run.finish()
         finally:
+            run.saver.close()
             folder.close()
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, save_training
+from odmt.checkpoint import load_metadata, load_tensors, load_training, save_tensors, training_state
 from odmt.errors import InputError
 from odmt.files import write_text
 
@@ -118,7 +118,7 @@ def test_training_continues_bit_for_bit(tmp_path):
     train_steps(straight, straight_optimizer, 0, 6)
     model, optimizer = make_training(1)
     train_steps(model, optimizer, 0, 3)
-    save_training(path, model, optimizer, {"epoch": 3})
+    save_tensors(path, training_state(model, optimizer), {"epoch": 3})
     model, optimizer = make_training(2)  # a new process, other weights
     assert load_training(path, model, optimizer) == {"epoch": 3}
     train_steps(model, optimizer, 3, 6)
@@ -133,7 +133,7 @@ def test_training_continues_with_parameters_that_had_no_gradient_yet(tmp_path):
     model, optimizer = make_training(1)
     model[0].requires_grad_(False)
     train_steps(model, optimizer, 0, 2)
-    save_training(tmp_path / "last.safetensors", model, optimizer, {})
+    save_tensors(tmp_path / "last.safetensors", training_state(model, optimizer), {})
     other, other_optimizer = make_training(2)
     load_training(tmp_path / "last.safetensors", other, other_optimizer)
     assert torch.equal(other[0].weight, model[0].weight)
@@ -149,7 +149,7 @@ def test_one_module_for_two_sources_is_saved_and_continued(tmp_path):
 
     model, optimizer = make()
     train_steps(model, optimizer, 0, 2)
-    save_training(tmp_path / "last.safetensors", model, optimizer, {})
+    save_tensors(tmp_path / "last.safetensors", training_state(model, optimizer), {})
     other, other_optimizer = make()
     load_training(tmp_path / "last.safetensors", other, other_optimizer)
     for trained, its_optimizer in ((model, optimizer), (other, other_optimizer)):
@@ -191,7 +191,7 @@ def test_weights_of_another_model_are_named(tmp_path, change, message):
     path = tmp_path / "last.safetensors"
     model, optimizer = make_training(1)
     train_steps(model, optimizer, 0, 1)
-    save_training(path, model, optimizer, {})
+    save_tensors(path, training_state(model, optimizer), {})
     tensors, metadata = load_tensors(path)
     change(tensors)
     save_tensors(path, tensors, metadata)

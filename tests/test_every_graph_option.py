@@ -111,7 +111,7 @@ def baselines():
 
 
 def test_every_key_is_tried():
-    assert CHANGES.keys() | NAMES.keys() | {FAMILY, "train.device", "train.tracker"} == set(valid_keys("graph"))
+    assert CHANGES.keys() | NAMES.keys() | {FAMILY, "train.device", "train.tracker", "train.save_every"} == set(valid_keys("graph"))
 
 
 @pytest.mark.parametrize("key", CHANGES)

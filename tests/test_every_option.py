@@ -73,7 +73,7 @@ CHANGES = {
 NAMES = {"runs": "runs2", "name": "another"}
 FAMILY = "family"  # another one has other keys
 # What only a machine with a GPU can show in a whole run.
-PLACES = {"data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device", "train.tracker"}
+PLACES = {"data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device", "train.tracker", "train.save_every"}
 
 
 @pytest.fixture(scope="module")

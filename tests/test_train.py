@@ -98,21 +98,20 @@ class PowerCutError(BaseException):
     """Not caught by anything but the test."""
 
 
-def test_stopped_before_every_file(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("save_every", ["1epoch", "2epochs"])
+def test_stopped_before_every_file(arguments, tmp_path, monkeypatch, save_every):
     """A run may be stopped between any two files that it writes."""
     train(load_config(arguments("name=straight")))
     replace, finished, stops = os.replace, False, 0
     while not finished:
-        countdown = stops
+        left = iter(range(stops))  # shared with the thread that saves
 
-        def stop_later(source, target):
-            nonlocal countdown
-            if countdown == 0:
+        def stop_later(source, target, left=left):
+            if next(left, None) is None:
                 raise PowerCutError
-            countdown -= 1
             replace(source, target)
 
-        config = load_config(arguments("name=stopped"))
+        config = load_config(arguments("name=stopped", f"train.save_every={save_every}"))
         monkeypatch.setattr(os, "replace", stop_later)
         try:
             train(config)

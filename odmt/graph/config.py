@@ -90,6 +90,9 @@ class TrainConfig(engine.TrainConfig):
         patience: stop after so many epochs that bring no better metric of selection; null: never.
         test_curve: note the test metrics of every epoch too, to draw them; nothing is chosen by them.
         tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
+        save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
+            of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes
+            longer is saved when it ends, while the next one begins.
     """
 
     epochs: int = 1000
