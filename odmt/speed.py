@@ -1,6 +1,7 @@
 """How fast an epoch trains, and how much of the card that takes."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from odmt.precision import Precision
 from odmt.task import EpochBatches
+
+OVER_SECONDS = "_over_seconds"
 
 # Dense matrix products, 10^12 operations a second in bf16 or fp16 and in float32, by what PyTorch's name of a card holds; of two
 # such names the longer comes first. From NVIDIA's data sheets.
@@ -48,7 +51,7 @@ class Speed:
         device: where they run.
         processes: that run as many.
         num_steps: finished, or begun.
-        num_trained: what they were trained on, in `EpochBatches.unit`, in this process.
+        trained: what they were trained on in this process, by the names of `EpochBatches.sizes`.
         waited: seconds for batches.
     """
 
@@ -56,7 +59,7 @@ class Speed:
     device: torch.device
     processes: int = 1
     num_steps: int = 0
-    num_trained: int = 0
+    trained: Counter[str] = field(default_factory=Counter)
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
@@ -74,20 +77,21 @@ class Speed:
             if batch is None:
                 return
             self.num_steps += 1
-            self.num_trained += self.steps.size(batch)
+            self.trained.update(self.steps.sizes(batch))
             yield batch
 
     def measure(self) -> dict[str, float]:
         """The means so far by name; to be called where the device has just been waited for.
 
         Returns:
-            `step_seconds`, `wait_seconds` (of these, for data) and `UNITs_over_seconds`: the quotient; on a GPU `peak_memory_gb`.
+            `step_seconds`, `wait_seconds` (of these, for data) and `NAMEs_over_seconds`, the quotients, such as
+            `items_over_seconds`; on a GPU `peak_memory_gb`.
         """
         seconds = time.perf_counter() - self.started
         measured = {
             "step_seconds": seconds / self.num_steps,
             "wait_seconds": self.waited / self.num_steps,
-            f"{self.steps.unit}_over_seconds": self.processes * self.num_trained / seconds,
+            **{f"{name}{OVER_SECONDS}": self.processes * number / seconds for name, number in self.trained.items()},
         }
         if self.device.type == "cuda":
             measured["peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
@@ -123,11 +127,11 @@ class Utilisation:
 
 def in_words(measured: dict[str, float]) -> str:
     """What `Speed` and `Utilisation` measured, for a line of the log."""
-    unit = next(name for name in measured if name.endswith("_over_seconds"))
     words = [
         f"{1000 * measured['step_seconds']:.1f} ms a step, {1000 * measured['wait_seconds']:.1f} of it waiting for data",
-        f"{measured[unit]:,.0f} {unit.partition('_')[0]}/s",
     ]
+    rates = {name.removesuffix(OVER_SECONDS): rate for name, rate in measured.items() if name.endswith(OVER_SECONDS)}
+    words += [f"{rate:,.0f} {name}/s" for name, rate in rates.items()]
     if "peak_memory_gb" in measured:
         words.append(f"{measured['peak_memory_gb']:.1f} GB")
     if "flops_utilisation" in measured:

@@ -28,15 +28,13 @@ class EpochBatches:
         num_steps: how many there are.
         batches: one a step, on the device.
         describe: who is in the batch of a step (from 0), for messages.
-        unit: what is trained on, in the plural.
-        size: how much of it a batch has.
+        sizes: how much a batch has of what is trained on, by its name in the plural.
     """
 
     num_steps: int
     batches: Iterator
     describe: Callable[[int], str]
-    unit: str
-    size: Callable[[Any], int]
+    sizes: Callable[[Any], dict[str, int]]
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,12 @@ def test_known_cards(card, dtype, peak):
 def test_steps_and_waits_are_measured(monkeypatch):
     """A clock that goes on by one second whenever it is read."""
     monkeypatch.setattr(speed.time, "perf_counter", itertools.count().__next__)
-    watched = Speed(EpochBatches(3, iter(["ab", "cde", "f"]), str, "items", len), CPU, processes=2, started=0)
+    steps = EpochBatches(3, iter(["ab", "cde", "f"]), str, lambda batch: {"items": len(batch), "tokens": 10 * len(batch)})
+    watched = Speed(steps, CPU, processes=2, started=0)
     assert list(watched.batches()) == ["ab", "cde", "f"]
     # Read twice a batch, and twice to learn that there is none left: 0 to 7, and at 8 in the end.
-    assert watched.measure() == {"step_seconds": 8 / 3, "wait_seconds": 4 / 3, "items_over_seconds": 2 * 6 / 8}
+    rates = {"items_over_seconds": 2 * 6 / 8, "tokens_over_seconds": 20 * 6 / 8}
+    assert watched.measure() == {"step_seconds": 8 / 3, "wait_seconds": 4 / 3, **rates}
 
 
 def test_a_first_step_gives_the_utilisation():
@@ -56,8 +58,8 @@ def test_a_first_step_gives_the_utilisation():
 def test_words():
     measured = {"step_seconds": 0.0154, "wait_seconds": 0.0011, "pairs_over_seconds": 39876.4}
     assert in_words(measured) == "15.4 ms a step, 1.1 of it waiting for data, 39,876 pairs/s"
-    there = measured | {"peak_memory_gb": 12.34, "flops_utilisation": 0.414}
-    assert in_words(there).endswith("39,876 pairs/s, 12.3 GB, 41% of the card's FLOPs")
+    there = measured | {"tokens_over_seconds": 1234567.8, "peak_memory_gb": 12.34, "flops_utilisation": 0.414}
+    assert in_words(there).endswith("39,876 pairs/s, 1,234,568 tokens/s, 12.3 GB, 41% of the card's FLOPs")
 
 
 def test_every_epoch_is_measured(arguments, tmp_path, caplog):
@@ -70,4 +72,6 @@ def test_every_epoch_is_measured(arguments, tmp_path, caplog):
         assert 0 < line["wait_seconds"] < line["step_seconds"]
         assert 4 * line["step_seconds"] <= line["train_seconds"] < passed  # 31 users in steps of 8
         assert line["items_over_seconds"] > 31 / passed
+        # The ring's items have 2 to 4 tokens of text and of image each.
+        assert 4 * line["items_over_seconds"] < line["tokens_over_seconds"] < 8 * line["items_over_seconds"]
     assert (folder / "train.log").read_text().count("of it waiting for data") == 2

@@ -33,6 +33,9 @@ class Tokens:
         """Where each item's tokens start, int64 [M]."""
         return self.lengths.cumsum(0) - self.lengths
 
+    def __len__(self) -> int:
+        return len(self.values if self.rows is None else self.rows)
+
     def split(self, size: int) -> Iterator["Tokens"]:
         """The tokens of `size` items at a time, half precision as single; on a CPU, since the lengths are looked at."""
         lengths = self.lengths.split(size)
@@ -57,6 +60,12 @@ class Items:
     numbers: Tensor
     features: dict[str, Tokens]
     owners: Tensor | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """M and, where there are features, the tokens of all modalities; known without asking the device."""
+        tokens = {"tokens": sum(map(len, self.features.values()))} if self.features else {}
+        return {"items": len(self.numbers), **tokens}
 
     def repeat(self, rows: Tensor) -> Tensor:
         """A row an item [M, ...] -> a row a vector [V, ...]."""

@@ -131,7 +131,7 @@ class GraphTask(Task):
             return "users " + ", ".join(self.pairs.user_ids[user] for user in users[:5]) + ", ..."
 
         batches = map(self._to_device, self.sampler.epoch(epoch))
-        return EpochBatches(len(self.sampler), batches, describe, "pairs", lambda batch: len(batch.positives))
+        return EpochBatches(len(self.sampler), batches, describe, lambda batch: {"pairs": len(batch.positives)})
 
     def after_step(self):
         """What the host does after every step."""

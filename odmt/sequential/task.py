@@ -148,7 +148,7 @@ class SequentialTask(Task):
         def describe(step: int) -> str:
             return "users " + ", ".join(self.interactions.user_ids[user] for user in users[step][:5]) + ", ..."
 
-        return EpochBatches(len(users), self.build_batches(users), describe, "items", lambda batch: len(batch.items.numbers))
+        return EpochBatches(len(users), self.build_batches(users), describe, lambda batch: batch.items.sizes)
 
     def build_batches(self, users: list[np.ndarray]) -> Iterator[Batch]:
         """Build batches with their features, for a GPU one step ahead, in a thread."""
