@@ -4,13 +4,13 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from odmt import remedies
 from odmt.errors import InputError, ProcessLostError
@@ -113,6 +113,58 @@ def gather_shares(rows: Tensor, num_rows: int, world: World) -> Tensor:
     dist.all_gather(parts, padded)
     shares = [share(num_rows, World(rank, world.size, world.device)) for rank in range(world.size)]
     return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares)])
+
+
+class _GatherRows(torch.autograd.Function):
+    """The rows of all processes, one process's after the other's; a row's gradient is the sum over all that have used it."""
+
+    @staticmethod
+    def forward(ctx, rows, sizes):
+        ctx.sizes, ctx.num_rows = sizes, len(rows)
+        padded = rows.new_zeros(max(sizes), rows.shape[1])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+
+    @staticmethod
+    def backward(ctx, grad):
+        parts = [grad.new_zeros(max(ctx.sizes), grad.shape[1]) for _ in ctx.sizes]
+        for part, own, size in zip(parts, grad.split(ctx.sizes), ctx.sizes):
+            part[:size] = own
+        summed = torch.empty_like(parts[0])
+        dist.reduce_scatter(summed, parts)
+        return summed[: ctx.num_rows], None
+
+
+def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Put the rows of all processes one after the other, with gradient: [own, D] -> [sum of sizes, D] in every process.
+
+    Args:
+        rows: this process's.
+        sizes: how many each process has, known to all.
+    """
+    return _GatherRows.apply(rows, tuple(sizes))
+
+
+def reduce_rows(table: nn.Parameter, touched: Tensor, world: World):
+    """Average the sparse gradient of a table over the processes, of touched rows alone; then it is ascending and coalesced.
+
+    What is sent is a row of the table for each touched one, and neither indices nor numbers of rows, which all processes know.
+
+    Args:
+        table: [N, D]; its gradient has no other rows than the touched ones.
+        touched: int64 [U], ascending, the rows that some process has a gradient of; the same in all.
+        world: the processes.
+    """
+    gradient = table.grad
+    if gradient is None or world.size == 1:
+        return
+    values = gradient._values() / world.size
+    rows = torch.searchsorted(touched, gradient._indices()[0])
+    summed = values.new_zeros(len(touched), *values.shape[1:]).index_add_(0, rows, values)
+    dist.all_reduce(summed)
+    table.grad = torch.sparse_coo_tensor(touched[None], summed, table.shape, is_coalesced=True)
 
 
 def in_main(function: Callable[[], None], world: World):

@@ -71,6 +71,8 @@ class Task(ABC):
         user_ids: the users' names in the dataset.
         item_ids: the items' names, column by column.
         dot_products: whether a score is the product of a user's and an item's vector.
+        sparse_tables: parameters of which a batch touches few rows, with sparse gradients; of several processes each gives and
+            takes those rows alone.
     """
 
     config: RunConfig
@@ -81,6 +83,7 @@ class Task(ABC):
     user_ids: list[str]
     item_ids: list[str]
     dot_products: bool = True
+    sparse_tables: Sequence[nn.Parameter] = ()
 
     @abstractmethod
     def __str__(self) -> str:
@@ -162,6 +165,10 @@ class Task(ABC):
     def remarks(self) -> list[str]:
         """What a reader of the metrics should know of the data."""
         return []
+
+    def touched(self, batch) -> Tensor:
+        """The rows of the sparse tables that the step of a batch touches in any process, ascending int64 [U]."""
+        raise NotImplementedError
 
     def after_step(self):  # noqa: B027, most models have nothing to do
         """Do what follows every step of the optimizer."""

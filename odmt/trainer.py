@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from odmt.config import RunConfig, Split
-from odmt.distributed import World, mean_over_processes
+from odmt.distributed import World, mean_over_processes, reduce_rows
 from odmt.families import load_task
 from odmt.optimizer import clip_norm
 from odmt.ranking import Ranks, rank_held_out
@@ -39,9 +39,7 @@ class Trainer:
     def __init__(self, task: Task):
         self.task, self.config, self.world = task, task.config, task.world
         self.model, self.precision = task.model, task.precision
-        # The buffers are the data's, the same in all processes.
-        several = self.world.size > 1
-        self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False) if several else self.model
+        self.parallel = self._in_parallel() if self.world.size > 1 else self.model
         self.optimizer = task.optimizer()
         self.scaler = self.precision.loss_scaler()
         self.utilisation = Utilisation(self.world.device, self.precision)
@@ -54,6 +52,13 @@ class Trainer:
 
     def __str__(self) -> str:
         return f"{self.task}, {self.world.size} x {self.world.device}, {self.precision.dtype}"
+
+    def _in_parallel(self) -> DistributedDataParallel:
+        tables = set(self.task.sparse_tables)
+        apart = [name for name, parameter in self.model.named_parameters() if parameter in tables]
+        apart += [name for name, _ in self.model.named_buffers()]  # the data's, the same in all processes
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, apart)
+        return DistributedDataParallel(self.model)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training data; returns the mean losses by name.
@@ -90,6 +95,8 @@ class Trainer:
         with self.precision.autocast():
             losses = self.parallel(batch, epoch)
         self.scaler.scale(losses["loss"]).backward()
+        for table in self.task.sparse_tables if self.world.size > 1 else ():
+            reduce_rows(table, self.task.touched(batch), self.world)
         self.scaler.unscale_(self.optimizer)
         if self.config.train.clip_norm is not None:
             clip_norm(self.model.parameters(), self.config.train.clip_norm)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from odmt.features.items import Items, Tokens, to_device
-from odmt.sequential.batches import epoch_users, eval_inputs, train_batch
+from odmt.sequential.batches import Batch, epoch_users, eval_inputs, join, touched_items, train_batch
 
 WINDOWS = [[5, 3, 5, 1, 2], [4, 9, 9], [3, 7, 8, 8]]  # the last two of each are held out
 
@@ -117,3 +117,31 @@ def test_a_table_in_single_precision_is_not_copied_for_its_rows():
     assert moved.values.data_ptr() == table.data_ptr()
     (part,) = moved.split(2)
     assert torch.equal(part.values, table[[7, 0]])
+
+
+@pytest.mark.parametrize("share_repeats", [True, False])
+def test_joined_batches_count_the_candidates_of_the_whole_batch(interactions_of, share_repeats):
+    """Of every user, how many positions of each item he sees, and where his targets stand, wherever the vectors come from."""
+    windows = [[1, 2, 3, 1, 9, 9], [2, 4, 4, 5, 9, 9], [3, 6, 9, 9], [1, 7, 2, 9, 9]]
+    interactions = interactions_of(windows, 9, 5)
+    blocks = [np.array([0, 2]), np.array([3, 1])]
+    batches = [train_batch(interactions, users, share_repeats) for users in blocks]
+    whole = train_batch(interactions, np.concatenate(blocks), share_repeats)
+
+    def seen(batch: Batch) -> torch.Tensor:
+        vectors = batch.items.repeat(batch.items.numbers)
+        counts = torch.zeros(len(batch.inputs.lengths), 10)
+        return counts.index_add_(1, vectors, batch.log_candidates(torch.float32).exp())
+
+    predicted = 0
+    for rank, own in enumerate(batches):
+        everyone = join(batches, rank)
+        users = slice(2 * rank, 2 * rank + 2)
+        assert torch.allclose(seen(everyone.batch), seen(whole)[users])
+        numbers = everyone.batch.items.repeat(everyone.batch.items.numbers)
+        assert sum(everyone.sizes) == len(numbers)
+        assert torch.equal(numbers[everyone.batch.targets], own.items.repeat(own.items.numbers)[own.targets])
+        assert everyone.share == 2 * len(own.targets) / len(whole.targets)
+        predicted += everyone.share
+    assert predicted == 2
+    assert torch.equal(touched_items(interactions, blocks), torch.arange(1, 8))

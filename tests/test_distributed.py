@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import two_processes
@@ -31,9 +33,14 @@ def torchrun(*args: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def args(ring_root) -> list[str]:
-    """31 users, so that the two processes' shares differ; no dropout, whose noise is each process's own."""
-    places = [f"data.root={ring_root}", "data.dataset=ring", "train.device=cpu"]
+def args(ring_root, tmp_path_factory) -> list[str]:
+    """31 users, so that the two processes' shares differ, of 6 to 8 items; no dropout, whose noise is each process's own."""
+    root = tmp_path_factory.mktemp("uneven")
+    shutil.copytree(ring_root / "ring", root / "ring")
+    behaviours = root / "ring" / "behaviours.tsv"
+    users = [line.rsplit(" ", number % 3)[0] for number, line in enumerate(behaviours.read_text().splitlines())]
+    behaviours.write_text("\n".join(users) + "\n")
+    places = [f"data.root={root}", "data.dataset=ring", "train.device=cpu"]
     return [
         *places,
         "data.max_seq_len=5",
@@ -77,21 +84,51 @@ def test_a_step_is_that_of_one_process_that_sees_the_same_two_batches(measured, 
     alone = Trainer.load(load_config(args), ALONE)
     alone.model.train()
     local = []
-    for rank in (0, 1):
-        batch = two_processes.first_batch(alone, rank, 2)
-        loss = alone.model(batch, two_processes.EPOCH)["loss"]
+    for users in two_processes.first_users(alone, 2):
+        loss = alone.model(two_processes.batch_of(alone, [users]), two_processes.EPOCH)["loss"]
         gradients = torch.autograd.grad(loss, list(alone.model.parameters()))
         local.append([gradient.to_dense() for gradient in gradients])
     parameters = dict(alone.model.named_parameters())
     for (name, parameter), first, second in zip(parameters.items(), *local, strict=True):
         assert not torch.allclose(first, second, rtol=0.1), "the two batches do not differ"
         parameter.grad = (first + second) / 2
-        torch.testing.assert_close(section(measured[0], "gradient.")[name], parameter.grad, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(section(measured[0], "local.gradient.")[name], parameter.grad, rtol=1e-5, atol=1e-7)
     alone.optimizer.step()
     for name, parameter in parameters.items():
-        torch.testing.assert_close(section(measured[0], "weight.")[name], parameter.data, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(section(measured[0], "local.weight.")[name], parameter.data, rtol=1e-4, atol=1e-6)
+
+
+def test_negatives_of_all_processes_make_the_step_of_one_with_the_whole_batch(measured, args):
+    """The two batches, which have not as many predictions, as one: losses, gradients and weights."""
+    alone = Trainer.load(load_config(args), ALONE)
+    users = two_processes.first_users(alone, 2)
+    lengths = [alone.task.interactions.histories(block, "train")[1].sum() for block in users]
+    assert lengths[0] != lengths[1]
+    alone.model.train()
+    losses = alone.train_step(two_processes.batch_of(alone, [np.concatenate(users)]), two_processes.EPOCH)
+    for name, loss in losses.items():
+        mean = (measured[0][f"global.loss.{name}"] + measured[1][f"global.loss.{name}"]) / 2
+        torch.testing.assert_close(mean, loss, rtol=1e-5, atol=1e-6)
+    for name, parameter in alone.model.named_parameters():
+        gradient = parameter.grad.to_dense()
+        torch.testing.assert_close(section(measured[0], "global.gradient.")[name], gradient, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(section(measured[0], "local.gradient.")[name], gradient, rtol=0.01), "local negatives are others"
+        torch.testing.assert_close(section(measured[0], "global.weight.")[name], parameter.data, rtol=1e-3, atol=1e-5)
+
+
+def test_both_processes_end_a_step_with_the_same_weights(measured):
     assert measured[0].keys() == measured[1].keys()
-    assert all(torch.equal(tensor, measured[1][name]) for name, tensor in measured[0].items())
+    same = [name for name in measured[0] if not name.startswith("bytes.") and ".loss." not in name]
+    assert all(torch.equal(measured[0][name], measured[1][name]) for name in same)
+
+
+def test_of_a_table_the_rows_are_sent_that_have_gradients(measured):
+    """Two processes: a sum is sent once. The system counts what gloo adds, too."""
+    for of_process in measured:
+        assert torch.equal(of_process["table.rows"], of_process["table.dense"])
+        dense, rows = (4 * two_processes.WIDTH * number for number in (two_processes.NUM_ROWS, 150))
+        assert dense <= of_process["bytes.dense"] < 1.1 * dense
+        assert rows <= of_process["bytes.rows"] < 2 * rows
 
 
 def test_a_whole_run(args, tmp_path):

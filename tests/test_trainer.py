@@ -17,7 +17,7 @@ def test_the_first_half_precision_step_moves_the_weights(arguments):
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     scale = trainer.scaler.get_scale()
     trainer.parallel.train()
-    trainer.train_step(next(trainer.task.build_batches([np.arange(8)])), 1)
+    trainer.train_step(next(trainer.task.build_batches([[np.arange(8)]])), 1)
     assert trainer.scaler.get_scale() == scale
     assert not all(torch.equal(parameter, old) for parameter, old in zip(trainer.model.parameters(), before))
 
@@ -25,7 +25,7 @@ def test_the_first_half_precision_step_moves_the_weights(arguments):
 @pytest.mark.parametrize(("dropout", "shared"), [(0.1, False), (0.0, True)])
 def test_repeats_share_a_vector_only_without_dropout(arguments, dropout, shared):
     trainer = Trainer.load(load_config(arguments(f"model.dropout={dropout}")), ALONE)
-    batch = next(trainer.task.build_batches([np.arange(8)]))
+    batch = next(trainer.task.build_batches([[np.arange(8)]]))
     assert (batch.items.owners is None) == shared
     tokens = trainer.task.token_counts[batch.items.numbers]
     assert (np.diff(tokens) >= 0).all()

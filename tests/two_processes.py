@@ -1,23 +1,31 @@
-"""Started by torchrun: the rank of every user and one training step; `python two_processes.py FOLDER ARGUMENT ...`."""
+"""Started by torchrun: ranks, training steps and what they send; `python two_processes.py FOLDER ARGUMENT ...`."""
 
+import os
+import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from odmt.checkpoint import save_tensors
 from odmt.config_files import load_config
-from odmt.distributed import World, open_world
+from odmt.distributed import World, open_world, reduce_rows
 from odmt.sequential.batches import Batch, epoch_users
 from odmt.trainer import Trainer
 
 EPOCH = 3
 
 
-def first_batch(trainer: Trainer, rank: int, size: int) -> Batch:
-    """The first batch that process `rank` of `size` sees."""
-    train = trainer.config.train
-    users = next(epoch_users(trainer.task.interactions.num_users, train.batch_size, train.seed, EPOCH, rank, size))
+def first_users(trainer: Trainer, size: int) -> list[np.ndarray]:
+    """The users of every process in the first step of the epoch."""
+    train, num_users = trainer.config.train, trainer.task.interactions.num_users
+    return [next(epoch_users(num_users, train.batch_size, train.seed, EPOCH, rank, size)) for rank in range(size)]
+
+
+def batch_of(trainer: Trainer, users: list[np.ndarray]) -> Batch:
     return next(trainer.task.build_batches([users]))
 
 
@@ -27,15 +35,58 @@ def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-def measure(world: World, args: list[str]) -> dict[str, torch.Tensor]:
-    """Ranks under the initial weights, then the gradients of one step and the weights after it."""
+def step(world: World, args: list[str]) -> dict[str, torch.Tensor]:
+    """The losses and gradients of one step, and the weights after it."""
     trainer = Trainer.load(load_config(args), world)
-    measured = {f"ranks.{name}": rank for name, rank in ranks(trainer).items()}
     trainer.parallel.train()
-    trainer.train_step(first_batch(trainer, world.rank, world.size), EPOCH)
+    losses = trainer.train_step(batch_of(trainer, first_users(trainer, world.size)), EPOCH)
+    measured = {f"loss.{name}": loss for name, loss in losses.items()}
     for name, parameter in trainer.model.named_parameters():
-        measured |= {f"gradient.{name}": parameter.grad, f"weight.{name}": parameter}
+        measured |= {f"gradient.{name}": parameter.grad.to_dense(), f"weight.{name}": parameter}
     return measured
+
+
+def bytes_sent() -> int:
+    """What this process has sent over its connections, as the system counts it (`tcpi_bytes_sent`)."""
+    total = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(descriptor))) as connection:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        except OSError:  # none, or no connection over TCP
+            continue
+        total += int.from_bytes(info[200:208], sys.byteorder)
+    return total
+
+
+NUM_ROWS, WIDTH = 20_000, 16
+
+
+def exchange(world: World) -> dict[str, torch.Tensor]:
+    """The gradient of a table of which each process has looked up 100 rows, some twice, dense and by rows, and the bytes sent."""
+    rows = [torch.arange(start, start + 100) * 37 for start in range(0, 50 * world.size, 50)]
+    found = {}
+    for kind in ("dense", "rows"):
+        table = nn.Embedding(NUM_ROWS, WIDTH, sparse=kind == "rows", _weight=torch.ones(NUM_ROWS, WIDTH))
+        looked_up = torch.cat([rows[world.rank], rows[world.rank][:9]])
+        (table(looked_up) * torch.arange(len(looked_up) * WIDTH).view(-1, WIDTH)).sum().backward()
+        before = bytes_sent()
+        if kind == "dense":
+            dist.all_reduce(table.weight.grad)
+            table.weight.grad /= world.size
+        else:
+            reduce_rows(table.weight, torch.cat(rows).unique(), world)
+        found |= {f"bytes.{kind}": torch.tensor(bytes_sent() - before), f"table.{kind}": table.weight.grad.to_dense()}
+    return found
+
+
+def measure(world: World, args: list[str]) -> dict[str, torch.Tensor]:
+    """Ranks under the initial weights, one step with each kind of negatives, and an exchange of gradients."""
+    measured = {f"ranks.{name}": rank for name, rank in ranks(Trainer.load(load_config(args), world)).items()}
+    for negatives in ("local", "global"):
+        found = step(world, [*args, f"data.negatives={negatives}"])
+        measured |= {f"{negatives}.{name}": tensor for name, tensor in found.items()}
+    return measured | exchange(world)
 
 
 if __name__ == "__main__":

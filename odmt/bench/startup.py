@@ -22,7 +22,7 @@ def start(root: str, dim: str, placement: str, device: str):
     world = World(0, 1, choose_device(device))
     config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=int(dim)))
     trainer = Trainer.load(config, world)
-    next(trainer.task.build_batches([np.arange(min(128, trainer.task.interactions.num_users))]))
+    next(trainer.task.build_batches([[np.arange(min(128, trainer.task.interactions.num_users))]]))
     print(process_memory("RssAnon"), trainer.task.interactions.num_items)
 
 

@@ -53,7 +53,7 @@ class InMemoryTrainer(Trainer):
     def step(self, users: np.ndarray):
         """Train on the batch of some users, from their numbers to the new weights."""
         self.parallel.train()
-        for batch in self.task.build_batches([users]):
+        for batch in self.task.build_batches([[users]]):
             self.train_step(batch, 1)
 
     def run_epoch(self):

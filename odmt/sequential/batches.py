@@ -3,7 +3,7 @@
 Legend: B users, P predicted positions, M distinct items, V vectors of these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odmt.config import Split
 from odmt.features.items import Items
-from odmt.item_lists import ItemLists
+from odmt.item_lists import ItemLists, places
 from odmt.sequential.interactions import Interactions
 
 
@@ -43,6 +43,8 @@ class Batch:
         targets: int64 [P], indices into the V vectors.
         own: int64 [2, E], the user (of B) and the item (of M) of every position of the training parts.
         positions: int64 [M], how many positions of the batch each vector of an item stands for.
+        touched: int64 [U], the distinct items of this step in all processes, ascending; None: there is one process.
+        everyone: what the predictions are scored against, where that is more than the V vectors.
     """
 
     items: Items
@@ -50,6 +52,8 @@ class Batch:
     targets: Tensor
     own: Tensor
     positions: Tensor
+    touched: Tensor | None = None
+    everyone: "Everyone | None" = None
 
     def log_candidates(self, dtype: torch.dtype) -> Tensor:
         """Log of how many positions each vector stands for as a candidate of a user's predictions (Eq. 5) [B, V].
@@ -61,6 +65,21 @@ class Batch:
         counts[self.own[0], self.own[1]] = float("-inf")
         owners = self.items.owners
         return counts if owners is None else counts.index_select(1, owners)
+
+
+@dataclass
+class Everyone:
+    """The candidates of all processes' batches, one batch after the other, for the predictions of one (`data.negatives=global`).
+
+    Attributes:
+        batch: the same predictions, without features; targets and own items are places among everyone's.
+        sizes: V of each process.
+        share: by which the mean over the process's predictions is multiplied, so that the mean over processes is that over all.
+    """
+
+    batch: Batch
+    sizes: list[int]
+    share: float
 
 
 def train_batch(
@@ -99,6 +118,39 @@ def train_batch(
         own=torch.from_numpy(own),
         positions=torch.from_numpy(positions),
     )
+
+
+def touched_items(interactions: Interactions, users: Sequence[np.ndarray]) -> Tensor:
+    """The distinct items of some batches' users, ascending int64 [U]."""
+    flat, _ = interactions.histories(np.concatenate(users), "train")
+    touched = np.zeros(interactions.num_items + 1, bool)
+    touched[flat] = True
+    return torch.from_numpy(np.flatnonzero(touched))
+
+
+def join(batches: Sequence[Batch], rank: int) -> Everyone:
+    """Put the candidates of all processes' batches together, for the predictions of the one at `rank`."""
+    mine = batches[rank]
+    sizes = [len(batch.items.numbers if batch.items.owners is None else batch.items.owners) for batch in batches]
+    firsts = np.cumsum([0, *(len(batch.items.numbers) for batch in batches)]).tolist()
+    numbers = torch.cat([batch.items.numbers for batch in batches])
+    owners = None
+    if mine.items.owners is not None:
+        owners = torch.cat([batch.items.owners + first for batch, first in zip(batches, firsts) if batch.items.owners is not None])
+    # A user's own items, wherever they stand.
+    order = np.argsort(numbers.numpy(), kind="stable")
+    users, wanted = mine.own[0].numpy(), mine.items.numbers[mine.own[1]].numpy()
+    begin, end = (np.searchsorted(numbers.numpy(), wanted, side, order) for side in ("left", "right"))
+    own = np.stack([np.repeat(users, end - begin), order[places(begin, end - begin)]])
+    together = Batch(
+        items=Items(numbers, {}, owners),
+        inputs=mine.inputs,
+        targets=mine.targets + sum(sizes[:rank]),
+        own=torch.from_numpy(own),
+        positions=torch.cat([batch.positions for batch in batches]),
+    )
+    share = len(batches) * len(mine.targets) / sum(len(batch.targets) for batch in batches)
+    return Everyone(together, sizes, share)
 
 
 def eval_inputs(interactions: Interactions, users: np.ndarray, split: Split) -> Sequences:

@@ -22,6 +22,8 @@ class DataConfig(engine.DataConfig):
         max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
         min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
         popularity_power: exponent of the training counts in pop(i) of Eq. 6.
+        negatives: whose items a prediction is scored against where several processes train: those of its own process's users
+            (`local`, the paper's) or those of everybody's (`global`): then a step is that of one process with the whole batch.
         placement: where the frozen features live: `device` (as stored, on the GPU, or in RAM on a CPU), `pinned` (page-locked
             RAM, gathered one step ahead), `disk` (read from LMDB by threads, with a GPU one step ahead), `auto` (with a GPU the
             first that fits; on a CPU `disk`, since the page cache is RAM that all processes share).
@@ -32,6 +34,7 @@ class DataConfig(engine.DataConfig):
     max_seq_len: int = 12
     min_seq_len: int = 5
     popularity_power: float = 1.0
+    negatives: Literal["local", "global"] = "local"
     placement: Literal["auto", "device", "pinned", "disk"] = "auto"
     device_budget_gb: float = 12.0
     pinned_budget_gb: float = 32.0

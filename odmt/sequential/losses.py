@@ -12,6 +12,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
+from odmt.distributed import gather_rows
 from odmt.sequential.batches import Batch
 from odmt.sequential.config import DistillationConfig
 
@@ -186,6 +187,15 @@ class Objective(nn.Module):
             `loss`, the sum of the others and alone differentiable: `ce_SOURCE` and, where the sources teach one another,
             `distillation` (with its weight).
         """
+        if batch.everyone is None:
+            return self._losses(states, vectors, batch, epoch)
+        own = torch.cat(list(vectors.values()), 1)
+        everyones = gather_rows(own.to(torch.promote_types(own.dtype, torch.float32)), batch.everyone.sizes)
+        gathered = dict(zip(vectors, everyones.chunk(len(vectors), 1)))
+        losses = self._losses(states, gathered, batch.everyone.batch, epoch)
+        return {name: batch.everyone.share * loss for name, loss in losses.items()}
+
+    def _losses(self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
         log_popularity = self.log_popularity[batch.items.repeat(batch.items.numbers)]
         dtype = torch.promote_types(next(iter(states.values())).dtype, torch.float32)
         log_counts_of_users = batch.log_candidates(dtype)

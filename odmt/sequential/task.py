@@ -1,6 +1,6 @@
 """The sequential models as a `Task`: data, model, losses, batches and scores of a run."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 
@@ -29,7 +29,7 @@ from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
 from odmt.prefetch import prepared
 from odmt.ranking import ScoreBlock
-from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, train_batch
+from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, join, touched_items, train_batch
 from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.losses import Objective
@@ -112,10 +112,11 @@ class SequentialTask(Task):
         self.model = build(config, interactions, tables)
         self.model.objective = self._objective()
         self.model.to(world.device)
-        for module in self.model.modules():
-            if isinstance(module, ItemTable):
-                # Several processes cannot sum sparse gradients, and a GPU would have to wait to count their rows.
-                module.sparse = world.size == 1 and world.device.type == "cpu"
+        tables = [module for module in self.model.modules() if isinstance(module, ItemTable)]
+        for table in tables:
+            # A single GPU would have to wait to count the rows.
+            table.sparse = world.size > 1 or world.device.type == "cpu"
+        self.sparse_tables = [table.weight for table in tables]
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -143,22 +144,43 @@ class SequentialTask(Task):
     def batches(self, epoch: int) -> EpochBatches:
         """Every user once, in an order that seed and epoch decide."""
         train, world = self.config.train, self.world
-        users = list(epoch_users(self.interactions.num_users, train.batch_size, train.seed, epoch, world.rank, world.size))
+        users = [
+            epoch_users(self.interactions.num_users, train.batch_size, train.seed, epoch, rank, world.size)
+            for rank in range(world.size)
+        ]
+        steps = list(zip(*users, strict=True))
 
         def describe(step: int) -> str:
-            return "users " + ", ".join(self.interactions.user_ids[user] for user in users[step][:5]) + ", ..."
+            return "users " + ", ".join(self.interactions.user_ids[user] for user in steps[step][world.rank][:5]) + ", ..."
 
-        return EpochBatches(len(users), self.build_batches(users), describe, lambda batch: batch.items.sizes)
+        return EpochBatches(len(steps), self.build_batches(steps), describe, lambda batch: batch.items.sizes)
 
-    def build_batches(self, users: list[np.ndarray]) -> Iterator[Batch]:
-        """Build batches with their features, for a GPU one step ahead, in a thread."""
+    def build_batches(self, steps: Iterable[Sequence[np.ndarray]]) -> Iterator[Batch]:
+        """Build this process's batches with their features, for a GPU one step ahead, in a thread.
 
-        def build(block: np.ndarray) -> Batch:
-            batch = train_batch(self.interactions, block, not self.config.model.noisy_items, self.token_counts)
+        Args:
+            steps: the users of every process.
+        """
+        rank, several = self.world.rank, self.world.size > 1
+        together = several and self.config.data.negatives == "global"
+
+        def of(users: np.ndarray) -> Batch:
+            return train_batch(self.interactions, users, not self.config.model.noisy_items, self.token_counts)
+
+        def build(users: Sequence[np.ndarray]) -> Batch:
+            batches = [of(block) for block in users] if together else []
+            batch = batches[rank] if together else of(users[rank])
+            batch.everyone = join(batches, rank) if together else None
+            batch.touched = touched_items(self.interactions, users) if several else None
             batch.items.features = gather_features(self.tables, batch.items.numbers)
             return to_device(batch, self.world.device, self.precision.dtype)
 
-        return prepared(map(build, users), self.world.device)
+        return prepared(map(build, steps), self.world.device)
+
+    def touched(self, batch: Batch) -> Tensor:
+        """The items of all processes' batches."""
+        assert batch.touched is not None, "of several processes"
+        return batch.touched
 
     def catalogue(self) -> dict[str, Tensor]:
         """Vectors of all items [N + 1, D] by source, under the weights of now; row 0 is the padding's."""

@@ -22,7 +22,8 @@ def head(dim_in: int, dim: int) -> nn.Sequential:
 
 
 class ItemTable(nn.Embedding):
-    """A vector an item; row 0 is the padding's. Where `sparse` is set, the gradient holds the rows of the batch alone.
+    """A vector an item; row 0 is the padding's. Where `sparse` is set, the gradient holds the rows that were looked up alone; of
+    several processes these must be items of the batch.
 
     Args:
         initial: [N + 1, W], copied: training never changes the features it came from. Deviation: the official code's table from
