@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from odmt import remedies
 from odmt.errors import InputError, ProcessLostError
@@ -147,7 +147,7 @@ def gather_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return _GatherRows.apply(rows, tuple(sizes))
 
 
-def reduce_rows(table: nn.Parameter, touched: Tensor, world: World):
+def reduce_rows(table: Tensor, touched: Tensor, world: World):
     """Average the sparse gradient of a table over the processes, of touched rows alone; then it is ascending and coalesced.
 
     What is sent is a row of the table for each touched one, and neither indices nor numbers of rows, which all processes know.

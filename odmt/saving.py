@@ -75,16 +75,19 @@ class Saver:
         return time.monotonic() - self._since + epoch_seconds + self._writing_took > self._seconds
 
     def save(self, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer):
-        """Have the state of now written; what is written already is waited for.
+        """Have the state of now written; what is written already is waited for, and so is the first.
 
         Raises:
             InputError: that could not be.
         """
         self.wait()
+        first = not self.epoch
         self.epoch, self._since = progress.epoch, time.monotonic()
         tensors, metadata = _in_ram(training_state(model, optimizer)), asdict(progress)
         self._written = self._thread.submit(self._write, tensors, metadata, self._best)
         self._best = None
+        if first:
+            self.wait()  # nothing is told of a run before there is something to go on from
 
     def wait(self):
         """Wait until all that was to be written is.

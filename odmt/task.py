@@ -83,7 +83,7 @@ class Task(ABC):
     user_ids: list[str]
     item_ids: list[str]
     dot_products: bool = True
-    sparse_tables: Sequence[nn.Parameter] = ()
+    sparse_tables: Sequence[Tensor] = ()
 
     @abstractmethod
     def __str__(self) -> str:

@@ -80,19 +80,20 @@ def test_what_is_written_is_what_was(saver):
     optimizer = torch.optim.Adam(model.parameters())
     ours, _ = saver("1epoch")
     ours.folder.reserve()
+    ours.epoch = 1  # the first would be waited for
     written, gate = model.weight.detach().clone(), threading.Event()
     ours._thread.submit(gate.wait)
-    progress = Progress(1, 1, [{"epoch": 1}])
+    progress = Progress(2, 2, [{"epoch": 1}, {"epoch": 2}])
     ours.keep_best(progress, model)
     ours.save(progress, model, optimizer)
     model.weight.data.zero_()
-    progress.history[0]["epoch"] = 9
+    progress.history[1]["epoch"] = 9
     assert not ours.folder.last.exists(), "the thread has not come to it"
     gate.set()
     ours.wait()
     assert torch.equal(load_tensors(ours.folder.best)[0]["weight"], written)
     assert torch.equal(load_tensors(ours.folder.last)[0]["model.weight"], written)
-    assert load_metadata(ours.folder.last)["history"] == [{"epoch": 1}]
+    assert load_metadata(ours.folder.last)["history"] == [{"epoch": 1}, {"epoch": 2}]
 
 
 def start(args: list[str], **options) -> subprocess.Popen:

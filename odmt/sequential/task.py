@@ -112,11 +112,11 @@ class SequentialTask(Task):
         self.model = build(config, interactions, tables)
         self.model.objective = self._objective()
         self.model.to(world.device)
-        tables = [module for module in self.model.modules() if isinstance(module, ItemTable)]
-        for table in tables:
+        of_ids = [module for module in self.model.modules() if isinstance(module, ItemTable)]
+        for module in of_ids:
             # A single GPU would have to wait to count the rows.
-            table.sparse = world.size > 1 or world.device.type == "cpu"
-        self.sparse_tables = [table.weight for table in tables]
+            module.sparse = world.size > 1 or world.device.type == "cpu"
+        self.sparse_tables = [module.weight for module in of_ids]
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
