@@ -72,8 +72,16 @@ CHANGES = {
 # What decides where a run lies, not what it computes.
 NAMES = {"runs": "runs2", "name": "another"}
 FAMILY = "family"  # another one has other keys
-# What only a machine with a GPU can show in a whole run.
-PLACES = {"data.placement", "data.device_budget_gb", "data.pinned_budget_gb", "train.device", "train.tracker", "train.save_every"}
+# What only a machine with a GPU, several processes or a kill can show in a whole run.
+PLACES = {
+    "data.negatives",
+    "data.placement",
+    "data.device_budget_gb",
+    "data.pinned_budget_gb",
+    "train.device",
+    "train.tracker",
+    "train.save_every",
+}
 
 
 @pytest.fixture(scope="module")
