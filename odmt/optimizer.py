@@ -17,7 +17,7 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
             parameter.grad = gradient = gradient.coalesce()
             gradient = gradient.values()
         gradients.append(gradient)
-    norm = nn.utils.get_total_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 

@@ -20,6 +20,7 @@ from odmt.precision import Precision
 from odmt.sequential.batches import train_batch
 from odmt.sequential.config import DistillationConfig, ModelConfig
 from odmt.sequential.losses import Objective, ramp_up
+from odmt.sequential.models import sources as sources_module
 from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.official import official_name
 from odmt.sequential.scoring import encode_catalogue, rank_targets
@@ -98,9 +99,16 @@ def compare_step(fast, oracle, tables, interactions, temperature: float, share_r
     assert not gradients
 
 
+@pytest.fixture(params=[("cpu",), ()], ids=["a source at a time", "sources as one"])
+def devices(request, monkeypatch):
+    """Both ways that the sources are computed in."""
+    monkeypatch.setattr(sources_module, "ONE_BY_ONE", request.param)
+
+
 @pytest.mark.parametrize("users", USERS)
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("share_repeats", [False, True], ids=["a vector an occurrence", "a vector an item"])
+@pytest.mark.usefixtures("devices")
 def test_a_training_step_is_exact(users, ties, share_repeats, interactions_of, monkeypatch):
     """With items and scores cut into several blocks."""
     monkeypatch.setattr(items_module, "CPU_BLOCK", 5)
@@ -129,6 +137,7 @@ def test_a_training_step_is_exact(users, ties, share_repeats, interactions_of, m
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("devices")
 def test_a_training_step_is_exact_whatever_the_model(settings, temperature, interactions_of):
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -139,6 +148,7 @@ def test_a_training_step_is_exact_whatever_the_model(settings, temperature, inte
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("users", ["random", "no_padding", "single_items"])
+@pytest.mark.usefixtures("devices")
 def test_ranks_are_exact(users, split, interactions_of):
     rng = np.random.default_rng(1)
     torch.manual_seed(1)

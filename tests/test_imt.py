@@ -7,7 +7,7 @@ from odmt.features.items import Items, Tokens
 from odmt.sequential.models.imt import IdAwareMultimodalTransformer
 from odmt.sequential.models.packing import Packing
 from odmt.sequential.models.towers import ClsTower, MoEAdaptor, TransformerTower
-from odmt.sequential.models.transformer import TransformerBlock
+from odmt.sequential.models.transformer import TransformerBlock, attention_bias
 
 NUM_ITEMS, DIM, WIDTHS = 6, 8, {"text": 5, "image": 7}
 TEXT_LENGTHS, IMAGE_TOKENS = [3, 1, 4, 2], 5
@@ -138,15 +138,16 @@ def test_read_is_forward_at_the_read_columns(num_heads):
     packing = Packing.right_padded(lengths, 11, width)
     allowed = packing.valid()[:, None, None, :] & torch.rand(3, 1, width, width).gt(0.3)
     allowed[..., 0] = True
+    bias = attention_bias(allowed, torch.float64)
     rows = torch.randn(11, DIM, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(3, len(columns), DIM, dtype=torch.float64)
 
     def gradients(out):
         return torch.autograd.grad((out * weights).sum(), [rows, *block.parameters()])
 
-    everywhere = packing.pad(block(rows, packing, allowed))[:, columns]
+    everywhere = packing.pad(block(rows, packing, bias))[:, columns]
     grid = packing.pad(rows)
-    read = block.read(grid[:, columns], grid, allowed[:, :, columns])
+    read = block.read(grid[:, columns], grid, bias[:, :, columns].expand(-1, num_heads, -1, -1).flatten(1, 2))
     torch.testing.assert_close(read, everywhere, rtol=1e-10, atol=1e-12)
     for gradient, expected in zip(gradients(read), gradients(everywhere)):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-11)
@@ -159,7 +160,7 @@ def test_attention_is_that_of_the_equations():
     block = TransformerBlock(DIM, num_heads, dropout=0.0).double()
     packing = Packing.right_padded(torch.tensor(lengths), 5, 3)
     rows = torch.randn(5, DIM, dtype=torch.float64)
-    out = block(rows, packing, packing.valid()[:, None, None, :])
+    out = block(rows, packing, attention_bias(packing.valid()[:, None, None, :], torch.float64))
     size = DIM // num_heads
     for start, length in ((0, 3), (3, 2)):
         own = rows[start : start + length]
@@ -213,7 +214,7 @@ def test_readers_of_one_grid_have_dropout_masks_of_their_own(place, monkeypatch)
     # Attention weights have another last dimension than outputs.
     monkeypatch.setattr(block.dropout, "forward", lambda x: drop(x) if (x.shape[-1] == DIM) == (place == "output") else x)
     grid = torch.randn(1, 5, DIM, dtype=torch.float64).expand(2, -1, -1)
-    first, second = block.read(grid[:, :1], grid, torch.ones(2, 1, 1, 5, dtype=torch.bool))
+    first, second = block.read(grid[:, :1], grid, torch.zeros(2, 2, 5, dtype=torch.float64))
     assert not torch.allclose(first, second)
 
 
@@ -232,10 +233,10 @@ def test_attention_with_dropout_is_that_without_but_for_the_dropout():
     torch.manual_seed(2)
     block = TransformerBlock(DIM, 2, dropout=1e-7).double()
     packing = Packing.right_padded(torch.tensor([4, 2, 5]), 11, 5)
-    allowed = packing.valid()[:, None, None, :] & torch.ones(5, 5, dtype=torch.bool).tril()
+    bias = attention_bias(packing.valid()[:, None, None, :] & torch.ones(5, 5, dtype=torch.bool).tril(), torch.float64)
     rows = torch.randn(11, DIM, dtype=torch.float64)
-    expected = outputs_and_gradients(block.eval(), rows, packing, allowed)
-    torch.testing.assert_close(outputs_and_gradients(block.train(), rows, packing, allowed), expected)
+    expected = outputs_and_gradients(block.eval(), rows, packing, bias)
+    torch.testing.assert_close(outputs_and_gradients(block.train(), rows, packing, bias), expected)
 
 
 def outputs_and_gradients(module, *args) -> list[torch.Tensor]:

@@ -53,6 +53,13 @@ def test_a_step_needs_no_value_from_the_device_and_leaves_its_gradients_there(ta
     assert counter.dispatches > counter.kernels > 100
 
 
+def test_a_step_of_the_paper_has_no_more_kernels_than_the_aim():
+    """At the size of Arts: what a GPU's host launches beside AdamW."""
+    task = make_task(load_config([f"data.max_seq_len={MAX_SEQ_LEN}"]), "arts-small")
+    batch = make_batch(task)
+    assert count("step", lambda: train_step(task, batch), 1).kernels <= 500
+
+
 def test_an_evaluation_needs_no_value_from_the_device(task):
     with Sent() as sent:
         rank_users(task, list(encode_items(task)))

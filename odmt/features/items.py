@@ -28,10 +28,11 @@ class Tokens:
     longest: int
     rows: Tensor | None = None
 
-    @property
-    def firsts(self) -> Tensor:
-        """Where each item's tokens start, int64 [M]."""
-        return self.lengths.cumsum(0) - self.lengths
+    def first(self, rows: Tensor) -> Tensor:
+        """Of a row a token [T, ...] those of each item's first token [M, ...]."""
+        if len(rows) == len(self.lengths) * self.longest:  # all items have as many
+            return rows[:: self.longest]
+        return rows.index_select(0, self.lengths.cumsum(0) - self.lengths)
 
     def __len__(self) -> int:
         return len(self.values if self.rows is None else self.rows)

@@ -2,7 +2,7 @@
 
 The candidates of the paper are all item positions of the batch. Positions with the same vector have the same score, so they are
 kept as V vectors with the number of positions c that each stands for: sum_j exp(z_j) over positions is sum_v exp(z_v + log c_v)
-over vectors. Legend: P predicted positions, V vectors of the batch's items, B users, D width.
+over vectors. Legend: P predicted positions, V vectors of the batch's items, B users, D width, S sources that are computed as one.
 """
 
 import math
@@ -10,11 +10,13 @@ from functools import reduce
 from operator import add
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odmt.distributed import gather_rows
 from odmt.sequential.batches import Batch
 from odmt.sequential.config import DistillationConfig
+from odmt.sequential.models.sources import as_one, for_each
 
 CPU_SCORES = 1 << 17  # that a CPU computes at a time, of every source
 
@@ -34,7 +36,7 @@ def in_batch_logits(states: Tensor, vectors: Tensor, log_popularity: Tensor) -> 
         [P, V].
     """
     dtype = torch.promote_types(states.dtype, torch.float32)
-    return states.to(dtype) @ vectors.to(dtype).T - log_popularity
+    return states.to(dtype) @ vectors.to(dtype).mT - log_popularity
 
 
 def candidates_of_rows(log_counts: Tensor, users: Tensor, targets: Tensor) -> Tensor:
@@ -54,8 +56,11 @@ def candidates_of_rows(log_counts: Tensor, users: Tensor, targets: Tensor) -> Te
 
 
 def debiased_cross_entropy(logits: Tensor, log_counts: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of -log softmax at the target (Eq. 5)."""
-    return torch.nn.functional.cross_entropy(logits + log_counts, targets)
+    """Mean over rows of -log softmax at the target (Eq. 5): logits [P, V] -> [], or [S, P, V] -> [S]."""
+    if logits.dim() == 2:
+        return F.cross_entropy(logits + log_counts, targets)
+    rows = F.cross_entropy((logits + log_counts).flatten(0, 1), targets.repeat(len(logits)), reduction="none")
+    return rows.view(len(logits), -1).mean(-1)
 
 
 def distillation_loss(
@@ -77,11 +82,11 @@ def distillation_loss(
     soft_targets = (teacher / temperature + log_counts).softmax(-1)
     scaled = student / temperature
     log_probabilities = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
-    loss = -(soft_targets * log_probabilities).sum(-1).mean()
+    loss = -(soft_targets * log_probabilities).sum(-1).mean(-1)
     if divergence == "kl":
         scaled = teacher / temperature
         log_soft_targets = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
-        loss = loss + (soft_targets * log_soft_targets).sum(-1).mean()
+        loss = loss + (soft_targets * log_soft_targets).sum(-1).mean(-1)
     return temperature**2 * loss
 
 
@@ -202,22 +207,21 @@ class Objective(nn.Module):
         users = torch.repeat_interleave(batch.inputs.lengths, output_size=len(batch.targets))
 
         def losses_of(rows: slice, states: list[Tensor], vectors: list[Tensor]) -> dict[str, Tensor]:
-            logits = {
-                source: in_batch_logits(state, vector, log_popularity)
-                for source, state, vector in zip(sources, states, vectors, strict=True)
-            }
+            scores = for_each(lambda state, vector: in_batch_logits(state, vector, log_popularity), states, vectors)
+            logits = dict(zip(sources, scores, strict=True))
             if self.late:
                 logits = {"fused": fuse(logits)}
             targets = batch.targets[rows]
             log_counts = candidates_of_rows(log_counts_of_users, users[rows], targets)
-            losses = {f"ce_{source}": debiased_cross_entropy(z, log_counts, targets) for source, z in logits.items()}
+            entropies = for_each(lambda z: debiased_cross_entropy(z, log_counts, targets), list(logits.values()))
+            losses = {f"ce_{source}": entropy for source, entropy in zip(logits, entropies)}
             if self.distillation is not None:
                 losses["distillation"] = _weight(self.distillation, epoch) * _distill(self.distillation, logits, log_counts)
             return losses
 
         sources = list(states)
         given = [*states.values()], [vectors[source] for source in sources]
-        if users.device.type != "cpu":  # all at once: blocks would only launch more kernels
+        if as_one(users.device):  # all at once: blocks would only launch more kernels
             parts = losses_of(slice(None), *given)
             return {"loss": reduce(add, parts.values()), **{name: part.detach() for name, part in parts.items()}}
         # The scores of a CPU's block stay in its cache.
@@ -231,16 +235,10 @@ def _weight(settings: DistillationConfig, epoch: int) -> float:
 
 
 def _distill(settings: DistillationConfig, logits: dict[str, Tensor], log_counts: Tensor) -> Tensor:
-    return reduce(
-        add,
-        (
-            distillation_loss(
-                student,
-                teacher.detach() if settings.detach_teacher else teacher,
-                log_counts,
-                settings.temperature,
-                settings.divergence,
-            )
-            for _, student, teacher in distillation_pairs(logits)
-        ),
-    )
+    def loss_of(student: Tensor, teacher: Tensor) -> Tensor:
+        if settings.detach_teacher:
+            teacher = teacher.detach()
+        return distillation_loss(student, teacher, log_counts, settings.temperature, settings.divergence)
+
+    _, students, teachers = zip(*distillation_pairs(logits))
+    return reduce(add, for_each(loss_of, students, teachers))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from odmt.features.items import Items, Tokens
 from odmt.sequential.models.dropout import Dropout
 from odmt.sequential.models.packing import Packing, fill_gaps
+from odmt.sequential.models.sources import apply_each
 from odmt.sequential.models.towers import ItemTable, head
 from odmt.sequential.models.transformer import ItemLayers
 
@@ -70,8 +71,8 @@ class IdAwareMultimodalTransformer(nn.Module):
         if self.id_table is not None:  # looked up for all blocks at once, since every look-up has a gradient of its own
             one = torch.ones_like(items.numbers)
             features["id"] = Tokens(self.id_table(items.numbers), one, 1)
-        blocks = [self._encode(block) for block in Items(items.numbers, features, items.owners).blocks()]
-        return {source: torch.cat([block[source] for block in blocks]) for source in self.sources}
+        first, *others = [self._encode(block) for block in Items(items.numbers, features, items.owners).blocks()]
+        return {source: torch.cat([first[source], *(block[source] for block in others)]) for source in first} if others else first
 
     def encode_new(self, items: Items) -> dict[str, Tensor]:
         """Encode M items by their modalities, unless these see the ID token; the padding's stands in for it, unread."""
@@ -85,13 +86,13 @@ class IdAwareMultimodalTransformer(nn.Module):
         tokens = items.features
         packing, firsts = _layout(tokens)
         projected = {source: self.projections[source](part.values) for source, part in tokens.items()}
-        read = torch.stack([projected[source].index_select(0, tokens[source].firsts) for source in self.sources], 1)
+        read = torch.stack([tokens[source].first(projected[source]) for source in self.sources], 1)
         read = self.dropout(items.repeat(read))  # [V, R, D]
         allowed = self._allowed(packing, firsts)
         rows, packing = fill_gaps(torch.cat(list(projected.values())), packing)  # [sum of tokens, D] or [M * n, D]
         rows = self.dropout(rows)
         read = self.blocks(read, rows, packing, allowed, [firsts[source] for source in self.sources], items)
-        return {source: self.heads[source](read[:, column]) for column, source in enumerate(self.sources)}
+        return dict(zip(self.sources, apply_each([self.heads[source] for source in self.sources], read.unbind(1))))
 
     def _allowed(self, packing: Packing, firsts: dict[str, int]) -> Tensor:
         """Who attends to whom [M, 1, n, n]: nobody to padding, no modality token to the ID token."""
@@ -109,5 +110,7 @@ def _layout(tokens: dict[str, Tokens]) -> tuple[Packing, dict[str, int]]:
     for source, part in tokens.items():
         firsts[source], width = width, width + part.longest
     shape = (len(next(iter(tokens.values())).lengths), width)
-    slots = [Packing.right_padded(part.lengths, len(part.values), width, firsts[source]).slots for source, part in tokens.items()]
-    return Packing(torch.cat(slots), shape), firsts
+    packings = [
+        Packing.right_padded(part.lengths, len(part.values), width, firsts[source], part.longest) for source, part in tokens.items()
+    ]
+    return Packing(torch.cat([packing.slots for packing in packings]), shape), firsts

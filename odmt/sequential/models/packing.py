@@ -15,12 +15,12 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, slots, num_slots):
         ctx.save_for_backward(slots)
-        return rows.new_zeros(num_slots, rows.shape[1]).index_copy_(0, slots, rows)
+        return rows.new_zeros(*rows.shape[:-2], num_slots, rows.shape[-1]).index_copy_(-2, slots, rows)
 
     @staticmethod
     def backward(ctx, grad):
         (slots,) = ctx.saved_tensors
-        return grad.index_select(0, slots), None, None
+        return grad.index_select(-2, slots), None, None
 
 
 class _Pack(torch.autograd.Function):
@@ -29,13 +29,13 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grid, slots):
         ctx.save_for_backward(slots)
-        ctx.num_slots = len(grid)
-        return grid.index_select(0, slots)
+        ctx.num_slots = grid.shape[-2]
+        return grid.index_select(-2, slots)
 
     @staticmethod
     def backward(ctx, grad):
         (slots,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.num_slots, grad.shape[1]).index_copy_(0, slots, grad), None
+        return grad.new_zeros(*grad.shape[:-2], ctx.num_slots, grad.shape[-1]).index_copy_(-2, slots, grad), None
 
 
 class Packing:
@@ -58,7 +58,7 @@ class Packing:
         return cls(torch.arange(shape[0] * shape[1], device=device), shape, in_order=True)
 
     @classmethod
-    def right_padded(cls, lengths: Tensor, total: int, width: int, start: int = 0) -> "Packing":
+    def right_padded(cls, lengths: Tensor, total: int, width: int, start: int = 0, longest: int | None = None) -> "Packing":
         """Sequences one after another, each from column `start` on.
 
         Args:
@@ -66,15 +66,16 @@ class Packing:
             total: P, their sum; given so that a GPU need not be waited for.
             width: L, columns of the grid.
             start: first column.
+            longest: the largest length, where it is not L.
         """
-        firsts = torch.arange(len(lengths), device=lengths.device) * width + start
-        return cls(_slots(firsts, lengths, total), (len(lengths), width))
+        firsts = torch.arange(start, len(lengths) * width + start, width, device=lengths.device)
+        return cls(_slots(firsts, lengths, total, longest or width), (len(lengths), width))
 
     @classmethod
     def left_padded(cls, lengths: Tensor, total: int, width: int) -> "Packing":
         """Sequences one after another, each ending at the last column; arguments as `right_padded`."""
-        firsts = torch.arange(1, len(lengths) + 1, device=lengths.device) * width - lengths
-        return cls(_slots(firsts, lengths, total), (len(lengths), width))
+        ends = torch.arange(width, (len(lengths) + 1) * width, width, device=lengths.device)
+        return cls(_slots(ends - lengths, lengths, total, width), (len(lengths), width))
 
     @property
     def columns(self) -> Tensor:
@@ -92,16 +93,15 @@ class Packing:
         return valid.index_fill_(0, self.slots, True).view(self.shape)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """Packed rows [P, D] -> grid [B, L, D], zero where there is no row."""
-        if self.in_order:
-            return rows.view(*self.shape, -1)
-        return _Pad.apply(rows, self.slots, self.shape[0] * self.shape[1]).view(*self.shape, rows.shape[1])
+        """Packed rows [..., P, D] -> grid [..., B, L, D], zero where there is no row."""
+        if not self.in_order:
+            rows = _Pad.apply(rows, self.slots, self.shape[0] * self.shape[1])
+        return rows.unflatten(-2, self.shape)
 
     def pack(self, grid: Tensor) -> Tensor:
-        """Grid [B, L, D] -> packed rows [P, D]."""
-        if self.in_order:
-            return grid.flatten(0, 1)
-        return _Pack.apply(grid.reshape(-1, grid.shape[-1]), self.slots)
+        """Grid [..., B, L, D] -> packed rows [..., P, D]."""
+        rows = grid.flatten(-3, -2)
+        return rows if self.in_order else _Pack.apply(rows, self.slots)
 
 
 def fill_gaps(rows: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
@@ -111,6 +111,8 @@ def fill_gaps(rows: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
     return packing.pad(rows).flatten(0, 1), Packing.full(packing.shape, rows.device)
 
 
-def _slots(firsts: Tensor, lengths: Tensor, total: int) -> Tensor:
+def _slots(firsts: Tensor, lengths: Tensor, total: int, longest: int) -> Tensor:
+    if total == len(lengths) * longest:  # all are as long
+        return (firsts[:, None] + torch.arange(longest, device=lengths.device)).flatten()
     shifts = torch.repeat_interleave(firsts - lengths.cumsum(0) + lengths, lengths, output_size=total)
     return torch.arange(total, device=lengths.device) + shifts

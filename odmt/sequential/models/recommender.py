@@ -11,7 +11,7 @@ Legend: M items, V vectors of these (in training one for every occurrence where 
 D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from odmt.features.items import Items
 from odmt.precision import in_full_precision
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
+from odmt.sequential.models.sources import apply_each, for_each
 from odmt.sequential.models.towers import encode_new, losses_of
 
 
@@ -32,10 +33,8 @@ class SourceBackbones(nn.Module):
 
     def forward(self, vectors: Mapping[str, Tensor], inputs: Sequences) -> dict[str, Tensor]:
         """Item vectors [V, D] by source -> states [P, D] by source."""
-        return {
-            source: backbone(vectors[source].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
-            for source, backbone in self.backbones.items()
-        }
+        states = _states(list(self.backbones.values()), [vectors[source] for source in self.backbones], inputs)
+        return dict(zip(self.backbones, states))
 
 
 class FDSA(nn.Module):
@@ -58,9 +57,14 @@ class FDSA(nn.Module):
         """Item vectors [V, D] by source -> states [P, D] of the source `id`."""
         features = torch.stack([vector for source, vector in vectors.items() if source != "id"], 1)  # [V, F, D]
         features = (self.attention(features).softmax(1) * features).sum(1)
-        ids = self.id_backbone(vectors["id"].index_select(0, inputs.rows), inputs.lengths, inputs.longest)
-        features = self.feature_backbone(features.index_select(0, inputs.rows), inputs.lengths, inputs.longest)
-        return {"id": self.join(torch.cat([ids, features], -1))}
+        states = _states([self.id_backbone, self.feature_backbone], [vectors["id"], features], inputs)
+        return {"id": self.join(torch.cat(list(states), -1))}
+
+
+def _states(backbones: Sequence[nn.Module], vectors: Sequence[Tensor], inputs: Sequences) -> Sequence[Tensor]:
+    """Item vectors [V, D] of each backbone -> states [P, D]."""
+    rows = for_each(lambda of_source: of_source.index_select(-2, inputs.rows), vectors)
+    return apply_each(backbones, rows, inputs.lengths, inputs.longest)
 
 
 class Recommender(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from odmt.sequential.models.dropout import Dropout
 from odmt.sequential.models.packing import Packing
-from odmt.sequential.models.transformer import TransformerBlock
+from odmt.sequential.models.sources import Embedding, LayerNorm
+from odmt.sequential.models.transformer import TransformerBlock, attention_bias
 
 
 class SASRec(nn.Module):
@@ -18,25 +19,27 @@ class SASRec(nn.Module):
     narrow the grid.
     """
 
+    stacks = True
+
     def __init__(self, dim: int, max_seq_len: int, num_layers: int = 2, num_heads: int = 2, dropout: float = 0.1):
         super().__init__()
-        self.position = nn.Embedding(max_seq_len, dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.position = Embedding(max_seq_len, dim)
+        self.norm = LayerNorm(dim, eps=1e-6)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
         self.apply(_init_xavier)
 
     def forward(self, rows: Tensor, lengths: Tensor, longest: int) -> Tensor:
         """Item vectors [P, D] of users with `lengths` [B] items -> states [P, D]; a state sees the items up to its own."""
-        packing = Packing.left_padded(lengths, len(rows), longest)
+        packing = Packing.left_padded(lengths, rows.shape[-2], longest)
         positions = packing.columns + (self.position.num_embeddings - longest)
         rows = self.dropout(self.norm(rows + self.position(positions)))
         causal = torch.ones(longest, longest, dtype=torch.bool, device=rows.device).tril()
         # A padded query attends to itself: its row is never read, but must not be NaN.
         own = torch.eye(longest, dtype=torch.bool, device=rows.device)
-        allowed = causal & packing.valid()[:, None, None, :] | own
+        bias = attention_bias(causal & packing.valid()[:, None, None, :] | own, rows.dtype)
         for block in self.blocks:
-            rows = block(rows, packing, allowed)
+            rows = block(rows, packing, bias)
         return rows
 
 

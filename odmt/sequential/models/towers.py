@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from odmt.features.items import Items, Tokens
 from odmt.sequential.models.dropout import Dropout
 from odmt.sequential.models.packing import Packing, fill_gaps
+from odmt.sequential.models.sources import Linear
 from odmt.sequential.models.transformer import ItemLayers
 
 
 def head(dim_in: int, dim: int) -> nn.Sequential:
     """The two-layer DNN W2 LeakyReLU(W1 x + b1) + b2 that ends every tower (Eq. 3)."""
-    return nn.Sequential(nn.Linear(dim_in, dim), nn.LeakyReLU(), nn.Linear(dim, dim))
+    return nn.Sequential(Linear(dim_in, dim), nn.LeakyReLU(), Linear(dim, dim))
 
 
 class ItemTable(nn.Embedding):
@@ -107,7 +108,7 @@ class TransformerTower(nn.Module):
         packing = Packing.right_padded(tokens.lengths, len(tokens.values), tokens.longest)
         allowed = packing.valid()[:, None, None, :]
         projected = self.projection(tokens.values)
-        read = self.dropout(items.repeat(projected.index_select(0, tokens.firsts)))[:, None]  # [V, 1, D]
+        read = self.dropout(items.repeat(tokens.first(projected)))[:, None]  # [V, 1, D]
         rows, packing = fill_gaps(projected, packing)
         rows = self.dropout(rows)
         return self.head(self.blocks(read, rows, packing, allowed, [0], items)[:, 0])
