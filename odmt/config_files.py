@@ -143,6 +143,13 @@ def valid_keys(family: str = DEFAULT) -> list[str]:
     return list(_defaults(family))
 
 
+def type_of(key: str, family: str = DEFAULT) -> Any:
+    """The annotation of a key in dotted form."""
+    section, _, field = key.rpartition(".")
+    tree = type(getattr(config_class(family)(), section)) if section else config_class(family)
+    return get_type_hints(tree)[field]
+
+
 @functools.cache
 def _defaults(family: str) -> dict[str, object]:
     return dict(flatten(config_class(family)()))
@@ -282,9 +289,7 @@ def _check_null(key: str, value, place: str, family: str):
     """Refuse null where there is none: the parser takes it for "not given"."""
     if value is not None:
         return
-    section, _, field = key.rpartition(".")
-    tree = type(getattr(config_class(family)(), section)) if section else config_class(family)
-    if type(None) not in get_args(get_type_hints(tree)[field]):
+    if type(None) not in get_args(type_of(key, family)):
         raise InputError(f"{place}: {key} must have a value; leave it out for its default")
 
 

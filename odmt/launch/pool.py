@@ -38,13 +38,13 @@ class Outcome:
 
     Attributes:
         trial: which.
-        state: `taken`: somebody else is training in its folder.
+        state: `taken`: somebody else is training in its folder; `stopped`: by `TrialPool.stop`.
         result: of a finished one, the content of result.json.
         message: of a failed one, its exit status and the end of its log.
     """
 
     trial: Trial
-    state: Literal["finished", "failed", "taken"]
+    state: Literal["finished", "failed", "taken", "stopped"]
     result: dict | None = None
     message: str = ""
 
@@ -58,6 +58,7 @@ class RunningTrial:
         lock: the reserved folder.
         log: everything the process prints.
         log_start: where in the log this process begins.
+        deadline: of one that is to stop, when it is killed.
     """
 
     trial: Trial
@@ -66,6 +67,7 @@ class RunningTrial:
     lock: IO
     log: Path
     log_start: int
+    deadline: float | None = None
 
     @property
     def progress(self) -> str:
@@ -77,6 +79,8 @@ class RunningTrial:
 
     def outcome(self) -> Outcome:
         """What the ended process left behind."""
+        if self.deadline:
+            return Outcome(self.trial, "stopped")
         status = self.process.returncode
         try:
             if status == 0 and (result := self.trial.result()):
@@ -194,6 +198,11 @@ class TrialPool:
             self._ended.append((Outcome(trial, "failed", message=f"error: {error}"), lock))
         return None
 
+    def stop(self, running: RunningTrial):
+        """Stop a trial before its end; its outcome follows."""
+        running.send(signal.SIGTERM)
+        running.deadline = time.monotonic() + GRACE_SECONDS
+
     def wait(self, seconds: float = 5.0) -> list[Outcome]:
         """Return the outcomes since the last call, as soon as there is one or after so many seconds.
 
@@ -203,6 +212,9 @@ class TrialPool:
         deadline = time.monotonic() + seconds
         while True:
             self.check()
+            for running in self.running:
+                if running.deadline and time.monotonic() > running.deadline:
+                    running.send(signal.SIGKILL)
             for running in [running for running in self.running if running.process.poll() is not None]:
                 self.running.remove(running)
                 self.free.append(running.gpus)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Literal, get_args, get_origin, get_type_hints
+from typing import IO, Literal, get_args, get_origin
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -22,9 +22,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
-from odmt.config_files import flatten
+from odmt.config_files import flatten, type_of
 from odmt.errors import InputError
-from odmt.families import config_class
 from odmt.files import writing
 from odmt.launch.database import Database
 from odmt.launch.trials import Trial
@@ -39,7 +38,15 @@ DROPPED = "dropped"  # of the study: names of trials that no GRID has any more a
 
 
 class TrialQueue:
-    """The study of a dataset, and this launcher's part in it."""
+    """The study of a dataset, and this launcher's part in it.
+
+    Attributes:
+        trials: those that this launcher runs, by name.
+        total: how many there are to be.
+        seconds_between_looks: at what runs.
+    """
+
+    seconds_between_looks = 5.0
 
     def __init__(self, url: str, dataset: str, trials: Mapping[str, Trial], read_only: bool = False):
         """Open the study, or make it.
@@ -54,6 +61,7 @@ class TrialQueue:
             InputError: there is no such database, it is another program's, locked, damaged or cannot be reached or written to.
         """
         self.trials = trials
+        self.total = len(trials)
         self._mine: dict[str, int] = {}  # Optuna's ids of the trials that run here
         self._last_beat = time.monotonic()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -98,24 +106,31 @@ class TrialQueue:
     def claim(self) -> tuple[Trial, IO] | None:
         """Take the first trial that waits or was abandoned, with its reserved folder; None if there is none."""
         with self._alone():
-            newest = self.newest()
-            for name, trial in self.trials.items():
-                entry = newest[name]
-                if not (entry.state == TrialState.WAITING or _may_be_abandoned(entry)):
-                    continue
-                try:
-                    lock = trial.lock()
-                except InputError as error:  # of this folder; the other trials go on
-                    log.warning("%s: FAILED, %s", name, error)
-                    self.storage.set_trial_user_attr(entry._trial_id, "reason", str(error))
-                    self.storage.set_trial_state_values(entry._trial_id, TrialState.FAIL)
-                    continue
-                if lock:
-                    self._mine[name] = entry._trial_id
-                    self._note(name, host=HOST, seen=time.time())
-                    self.storage.set_trial_state_values(entry._trial_id, TrialState.RUNNING)
-                    return trial, lock
+            return self._take()
+
+    def _take(self) -> tuple[Trial, IO] | None:
+        newest = self.newest()
+        for name, trial in self.trials.items():
+            entry = newest[name]
+            if not (entry.state == TrialState.WAITING or _may_be_abandoned(entry)):
+                continue
+            try:
+                lock = trial.lock()
+            except InputError as error:  # of this folder; the other trials go on
+                log.warning("%s: FAILED, %s", name, error)
+                self.storage.set_trial_user_attr(entry._trial_id, "reason", str(error))
+                self.storage.set_trial_state_values(entry._trial_id, TrialState.FAIL)
+                continue
+            if lock:
+                self._mine[name] = entry._trial_id
+                self._note(name, host=HOST, seen=time.time())
+                self.storage.set_trial_state_values(entry._trial_id, TrialState.RUNNING)
+                return trial, lock
         return None
+
+    def to_prune(self, trial: Trial) -> bool:
+        """Whether to stop a trial that runs: never one of a grid."""
+        return False
 
     def beat(self):
         """Say that this launcher lives; to be called often."""
@@ -231,6 +246,5 @@ def _distribution(family: str, key: str, value: object, values: list) -> BaseDis
 
 def _choices(family: str, key: str) -> tuple[str, ...]:
     """All that a key of words can be: Optuna does not let choices change when a grid is edited."""
-    section, _, field = key.rpartition(".")
-    hint = get_type_hints(type(getattr(config_class(family)(), section)))[field]
+    hint = type_of(key, family)
     return next(get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal)

@@ -1,4 +1,4 @@
-"""Train every point of a grid and choose by validation: what `run_arts.py` and its likes call.
+"""Train the points of a grid, or of a search, and choose by validation: what `run_arts.py` and its likes call.
 
 The points wait in an Optuna study (`odmt.launch.queue`). Every launcher, on whatever GPU, terminal or machine it is started, takes
 trials from there and runs them (`odmt.launch.pool`) until none is left.
@@ -7,31 +7,36 @@ trials from there and runs them (`odmt.launch.pool`) until none is left.
 import itertools
 import shlex
 import sys
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import IO
 
 from optuna.trial import TrialState
 from tqdm import tqdm
 
 from odmt.cli import report_mistakes
-from odmt.config_files import check_key, load_config, parse_override
+from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
 from odmt.launch.pool import Outcome, TrialPool, check_gpus
 from odmt.launch.queue import TrialQueue
+from odmt.launch.search import PRUNERS, SearchQueue
+from odmt.launch.space import Range, SearchSpace, Values, grid_values
 from odmt.launch.table import summary
-from odmt.launch.trials import PLACES, Trial
+from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
 
+NUM_TRIALS, PRUNER = 40, "hyperband"  # of a search
 
-def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = None):
+
+def launch(config: str, grid: Mapping[str, Values], args: Sequence[str] | None = None):
     """Train every point of a grid as the command line says, print the table and end the process.
 
     Its status is 0, 1 when a trial has failed, 2 after a user's mistake, 130 or 143 when interrupted.
 
     Args:
         config: YAML file of the dataset.
-        grid: lists of values to try, by dotted key; the trials are their product.
+        grid: lists of values to try, by dotted key; the trials are their product. For a search also a `Range` of values.
         args: the command line.
     """
     options = _parser(config).parse_args(args)
@@ -42,44 +47,72 @@ def launch(config: str, grid: Mapping[str, list], args: Sequence[str] | None = N
             raise InputError(
                 f"--gpus-per-trial {options.gpus_per_trial}: {base.one_process}; --gpus runs several trials side by side"
             )
-        trials = grid_trials(config, grid, dict(parse_override(pair, base.family) for pair in options.set))
-        if options.dry_run:
-            print_trials(trials, options.gpus_per_trial)
-            sys.exit(0)
-        folder = next(iter(trials.values())).folder.parent
+        settings = dict(parse_override(pair, base.family) for pair in options.set)
+        folder = Trial((config,), settings).folder.parent
         database = folder / "study.db"
+        url = options.storage or f"sqlite:///{database}"
+        study: Callable[..., TrialQueue]
+        if search := _search(options):
+            space = SearchSpace(config, grid, settings)
+            study = partial(SearchQueue, url, folder.name, space, *search)
+        else:
+            trials = grid_trials(config, grid, settings)
+            study = partial(TrialQueue, url, folder.name, trials)
+        if options.dry_run:
+            print(f"{options.trials} trials\n{space}" if search else trials_as_text(trials, options.gpus_per_trial))
+            sys.exit(0)
         if options.show and not options.storage and not database.exists():
             raise InputError(f"{database}: no trials yet; start them without --show")
-        url = options.storage or f"sqlite:///{database}"
         if options.show:
-            print(summary(TrialQueue(url, folder.name, trials, read_only=True).newest(), folder, base.selection, trials))
+            queue = study(read_only=True)
+            print(summary(queue.newest(), folder, base.selection, queue.trials, queue.total))
             sys.exit(0)
         with TrialPool(options.gpus, options.gpus_per_trial, options.at_once) as pool:
             check_gpus(options.gpus)
-            queue = TrialQueue(url, folder.name, trials)
+            queue = study()
             if options.drop_others:
                 queue.drop_others()
             queue.enqueue(options.retry_failed)
             run_queue(queue, pool)
         newest = queue.newest()
-        print(summary(newest, folder, base.selection, trials))
-        sys.exit(_status([newest[name].state for name in trials]))
+        print(summary(newest, folder, base.selection, queue.trials, queue.total))
+        sys.exit(_status([newest[name].state for name in queue.trials]))
 
 
-def grid_trials(config: str, grid: Mapping[str, list], settings: Mapping[str, object]) -> dict[str, Trial]:
+def _search(options: Namespace) -> tuple[int, str, int] | None:
+    """What a search is asked for: trials, pruner and seed, with defaults; None: a grid is wanted.
+
+    Raises:
+        InputError: options that do not fit together.
+    """
+    asked = {"--trials": options.trials, "--pruner": options.pruner, "--sampler-seed": options.sampler_seed}
+    if options.sampler == "grid":
+        for option, value in asked.items():
+            if value is not None:
+                raise InputError(f"{option} {value}: a grid tries every point; add --sampler tpe, or leave {option} out")
+        return None
+    if options.drop_others:
+        raise InputError("--drop-others: a search has a study of its own; leave it out, or --sampler tpe")
+    options.trials = NUM_TRIALS if options.trials is None else options.trials
+    seed = options.sampler_seed or 0
+    if options.trials < 1 or not 0 <= seed < 2**32:
+        raise InputError(f"--trials {options.trials} --sampler-seed {seed}: 1 trial or more, and a seed from 0 to 2^32 - 1")
+    return options.trials, options.pruner or PRUNER, seed
+
+
+def grid_trials(config: str, grid: Mapping[str, Values], settings: Mapping[str, object]) -> dict[str, Trial]:
     """Build the product of a grid's values as trials by name; a setting takes the place of a key's values.
 
     Raises:
-        InputError: an unknown key, values that are no list, a key that says where a trial runs.
+        InputError: as `grid_values`; a range.
     """
-    family = load_config([config]).family
-    for key, values in grid.items():
-        check_key(key, "GRID", family)
-        if key in PLACES:
-            raise InputError(f"GRID: {key} is nothing to search; give it with --set {key}=VALUE")
-        if not isinstance(values, list | tuple) or not values:
-            raise InputError(f"GRID: {key} needs a list of values, not {values!r}")
-    choices = {**grid, **{key: [value] for key, value in settings.items()}}
+    choices: dict[str, Sequence[object]] = {}
+    for key, values in grid_values(config, grid, settings).items():
+        if isinstance(values, Range):
+            raise InputError(
+                f"GRID: {key} is a Range, of which a grid has no points: name values in a list, or search it with --sampler tpe"
+            )
+        choices[key] = values
     varied = frozenset(key for key, values in choices.items() if len(values) > 1)
     points = [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
     return {trial.name: trial for trial in (_grid_trial(Trial((config,), point, varied)) for point in points)}
@@ -94,15 +127,18 @@ def _grid_trial(trial: Trial) -> Trial:
 def run_queue(queue: TrialQueue, pool: TrialPool):
     """Run trials of the queue until none is left to take, and give back those that an interrupt ends."""
     try:
-        with tqdm(total=len(queue.trials), desc="trials", disable=None) as bar:
+        with tqdm(total=queue.total, desc="trials", disable=None) as bar:
             while True:
                 pool.check()
                 while pool.free and (claimed := queue.claim()):
                     _start(pool, *claimed)
                 if not pool.busy:
                     break
-                for outcome in pool.wait():
+                for outcome in pool.wait(queue.seconds_between_looks):
                     _report(outcome, queue)
+                for running in pool.running:
+                    if queue.to_prune(running.trial):
+                        pool.stop(running)
                 queue.beat()
                 newest = queue.newest()
                 bar.n = sum(newest[name].state.is_finished() for name in queue.trials)
@@ -111,12 +147,13 @@ def run_queue(queue: TrialQueue, pool: TrialPool):
         queue.release()
 
 
-def print_trials(trials: Mapping[str, Trial], gpus_per_trial: int):
-    """Print every trial with its command line, and touch nothing."""
+def trials_as_text(trials: Mapping[str, Trial], gpus_per_trial: int) -> str:
+    """Every trial with its command line."""
+    lines = []
     for name, trial in trials.items():
         state = " (finished)" if (trial.folder / "result.json").exists() else ""
-        print(f"{name}{state}\n    {shlex.join(trial.command(gpus_per_trial))}")
-    print(f"{len(trials)} trials")
+        lines.append(f"{name}{state}\n    {shlex.join(trial.command(gpus_per_trial))}")
+    return "\n".join([*lines, f"{len(trials)} trials"])
 
 
 def _status(states: list[TrialState]) -> int:
@@ -140,6 +177,8 @@ def _report(outcome: Outcome, queue: TrialQueue):
         queue.finish(name, outcome.result)
         selection = outcome.trial.config.selection
         _say(f"{name}: finished, {chosen_by(selection)} {outcome.trial.value(outcome.result):.4f}")
+    elif outcome.state == "stopped":
+        _say(f"{name}: pruned")
     else:
         queue.fail(name, outcome.message)
         _say(f"{name}: FAILED, {outcome.message}")
@@ -150,11 +189,29 @@ def _say(message: str):
 
 
 def _parser(config: str) -> ArgumentParser:
-    parser = ArgumentParser(description=f"Train every point of GRID with {config} and show them by what validation says.")
+    parser = ArgumentParser(
+        description=f"Train every point of GRID with {config}, or with --sampler tpe those of a search, and show them by what "
+        "validation says. Killed or interrupted at any moment, the same command goes on; started several times, also on several "
+        "machines, they share the work.",
+    )
     add = parser.add_argument
     add(
         "--set", metavar="KEY=VALUE", action="extend", nargs="+", default=[], help="a value for every trial, also instead of GRID's"
     )
+    add(
+        "--sampler",
+        choices=["grid", "tpe"],
+        default="grid",
+        help="grid (the default): every point of GRID; tpe: points that Optuna draws from its values and Ranges, going by what "
+        "validation said of those before (several train.seed make one point, their mean)",
+    )
+    add("--trials", metavar="N", type=int, help=f"with tpe: points in all; more continue the search (default: {NUM_TRIALS})")
+    add(
+        "--pruner",
+        choices=list(PRUNERS),
+        help=f"with tpe: how to end trials early that are behind others at the same epoch (default: {PRUNER})",
+    )
+    add("--sampler-seed", metavar="N", type=int, help="with tpe: of what is drawn (default: 0)")
     add("--gpus", metavar="0", nargs="+", default=[], help="run trials side by side, one a GPU: --gpus 0 1, or --gpus 0,1")
     add("--at-once", metavar="N", type=int, default=1, help="without --gpus: trials that run side by side and share the cores")
     add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, by torchrun (default: 1)")

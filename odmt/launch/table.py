@@ -20,8 +20,14 @@ NOTHING = float("-inf")  # the value of a point that has no finished trial
 EFFORT = {"best epoch": "best_epoch", "epochs": "epochs"}
 
 
-def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, trials: Mapping[str, Trial] | None = None) -> str:
-    """The table of all trials, the best by the metric that selects first; once all of the grid have ended, that one's test metrics.
+def summary(
+    newest: Mapping[str, FrozenTrial],
+    folder: Path,
+    selection: str,
+    trials: Mapping[str, Trial] | None = None,
+    total: int = 0,
+) -> str:
+    """The table of all trials, the best by the metric that selects first; once all have ended, that one's test metrics.
 
     Trials of one point that differ by `train.seed` are one line, their mean and standard deviation: seeds are no choice.
 
@@ -30,6 +36,7 @@ def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, tri
         folder: of the runs of the dataset.
         selection: the metric that decides.
         trials: those of this grid, which alone decide; None: all that the study has.
+        total: how many of them there are to be, where some may not be in the study yet.
     """
     if not newest:
         return f"{folder}: no trials yet"
@@ -37,7 +44,7 @@ def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, tri
     for name in newest if trials is None else [name for name in trials if name in newest]:
         own.setdefault(trials[name].without_seed if trials else name, []).append(name)
     others = [] if trials is None else [name for name in newest if name not in trials]
-    ordered = sorted(own.items(), key=lambda item: -_mean_value([newest[name] for name in item[1]]))
+    ordered = sorted(own.items(), key=lambda item: _rank([newest[name] for name in item[1]]))
     rows = [_row(point, [newest[name] for name in names]) for point, names in ordered]
     unknown = [name for name in trials or () if name not in newest]  # GRID was edited, and not started since
     rows += [{"trial": name, "state": "not started"} for name in unknown]
@@ -46,8 +53,11 @@ def summary(newest: Mapping[str, FrozenTrial], folder: Path, selection: str, tri
     text = f"{folder}: validation metrics of the best epoch\n{table}"
     if others:
         text += f"\n\n{len(others)} trials are not of this GRID and decide nothing; --drop-others leaves them out from now on"
-    ended = not unknown and all(newest[name].state.is_finished() for names in own.values() for name in names)
-    if ordered and ended and _mean_value([newest[name] for name in ordered[0][1]]) > NOTHING:
+    states = [newest[name].state for names in own.values() for name in names]
+    ended, total = sum(state.is_finished() for state in states), max(total, len(states) + len(unknown))
+    if ended < total:
+        text += f"\n\n{ended} of {total} trials have ended, {total - ended} to go"
+    elif ordered and _mean_value([newest[name] for name in ordered[0][1]]) > NOTHING:
         text += f"\n\nchosen by {chosen_by(selection)}: {_chosen(ordered[0][0], ordered[0][1], newest, folder)}"
     return text
 
@@ -56,15 +66,25 @@ def _chosen(point: str, names: list[str], newest: Mapping[str, FrozenTrial], fol
     """The test metrics of the chosen point: of its finished seeds the mean, with standard deviation."""
     found = []
     try:
-        for name in names:
-            if newest[name].state == TrialState.COMPLETE:
-                found.append(_fused(read_json(folder / name / "result.json", remedies.test_anew())["test"]))
+        for run in [run for name in names if newest[name].state == TrialState.COMPLETE for run in _runs(newest[name])]:
+            found.append(_fused(read_json(folder / run["name"] / "result.json", remedies.test_anew())["test"]))
     except (InputError, KeyError, TypeError, AttributeError) as error:
         return f"{point}; its test metrics cannot be read: {error}"
     values = {metric: [metrics[metric] for metrics in found if metric in metrics] for metric in found[0]}
     shown = ", ".join(f"{metric} {_spread(numbers)}" for metric, numbers in values.items())
     seeds = f" of {len(found)} seeds, mean ± standard deviation" if len(found) > 1 else ""
     return f"{point}; its test metrics{seeds}: {shown}"
+
+
+def _rank(entries: list[FrozenTrial]) -> tuple[float, float]:
+    """What the lines are sorted by: what finished, the best first, then what was pruned, then the rest."""
+    pruned = [entry.value for entry in entries if entry.state == TrialState.PRUNED and entry.value is not None]
+    return -_mean_value(entries), -max(pruned, default=NOTHING)
+
+
+def _runs(entry: FrozenTrial) -> list[dict]:
+    """What is noted of the runs of an entry: one, or in a search one a seed."""
+    return entry.user_attrs.get("runs", [entry.user_attrs])
 
 
 def _mean_value(entries: list[FrozenTrial]) -> float:
@@ -79,7 +99,7 @@ def _spread(values: list[float]) -> str:
 
 def _row(name: str, entries: list[FrozenTrial], remark: str = "") -> dict[str, str]:
     """A line of the table: one trial, or one point with its seeds."""
-    done = [entry.user_attrs for entry in entries if entry.state == TrialState.COMPLETE]
+    done = [notes for entry in entries if entry.state in (TrialState.COMPLETE, TrialState.PRUNED) for notes in _runs(entry)]
     states = [_state(entry) for entry in entries]
     state = ", ".join(f"{states.count(one)} {one}" if len(entries) > 1 else one for one in dict.fromkeys(states))
     row = {"trial": name, "state": f"{state} ({remark})" if remark else state}
@@ -104,6 +124,8 @@ def _state(entry: FrozenTrial) -> str:
     match entry.state:
         case TrialState.COMPLETE:
             return "finished"
+        case TrialState.PRUNED:
+            return "pruned"
         case TrialState.RUNNING:
             return f"running on {notes['host']}, seen {(time.time() - notes['seen']) / 60:.0f} min ago"
         case TrialState.FAIL:

@@ -5,6 +5,7 @@ Equal configurations are one trial, in whatever table they stand: a trial is nam
 
 import itertools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,10 +161,20 @@ def _points(report: Report, row: Row, trial: Trial, request: Request) -> list[di
             alone = [points for points in axes if all(point.keys() == {key} for point in points)]
             axes = [axis(key, *values) if points in alone else _without(points, {key}) for points in axes]
             axes += [] if alone else [axis(key, *values)]
-    # What makes a row what it is, is never searched.
-    fixed = {parse_override(pair, trial.family)[0] for pair in row.overrides}
+    return _product(row, axes)
+
+
+def _product(row: Row, axes: Iterable[Axis]) -> list[dict]:
+    """The points of a grid for a row: what makes it what it is, is never searched."""
+    fixed = {pair.partition("=")[0] for pair in row.overrides}
     products = itertools.product(*(_without(points, fixed) for points in axes))
     return [{key: value for part in parts for key, value in part.items()} for parts in products]
+
+
+def search_size(report: Report) -> int:
+    """How many trials a search of a report is on one dataset that has all that its models need; 0: it searches nothing."""
+    searches = report.grid or any(row.grid for row in report.rows)
+    return sum(len(_product(row, (*report.grid, *row.grid))) for row in report.rows) if searches else 0
 
 
 def _accepts(trial: Trial, key: str, values: list) -> bool:

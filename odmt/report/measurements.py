@@ -9,7 +9,6 @@ import torch
 
 from odmt.checkpoint import load_tensors
 from odmt.errors import InputError
-from odmt.files import parse_json, read_text
 from odmt.launch.trials import Trial
 from odmt.metrics import per_user
 from odmt.report.expansion import Cell, chosen, result_of
@@ -70,7 +69,7 @@ class Measurement:
 
     def curve(self, metric: str) -> np.ndarray:
         """Mean over seeds of a metric after every epoch [epochs]; epochs that one seed did not reach are left out."""
-        logs = [_history(trial) for trial in self.trials]
+        logs = [trial.history() for trial in self.trials]
         shortest = min(map(len, logs), default=0)
         return np.array([[line[metric] for line in log[:shortest]] for log in logs]).mean(0) if self else np.empty(0)
 
@@ -108,23 +107,8 @@ def _whole(trial: Trial) -> bool:
     try:
         if (ranks := trial.folder / "ranks.safetensors").exists():
             load_tensors(ranks)
-        if (trial.folder / "metrics.jsonl").exists():
-            _history(trial)
+        trial.history()
     except InputError as error:
         log.warning("left out of the report: %s", error)
         return False
     return True
-
-
-def _history(trial: Trial) -> list[dict]:
-    """The lines of metrics.jsonl.
-
-    Raises:
-        InputError: they cannot be read.
-    """
-    path = trial.folder / "metrics.jsonl"
-    remedy = f"remove {trial.folder} and train it again"
-    lines = [parse_json(line, path, remedy) for line in read_text(path, remedy).splitlines()]
-    if not all(isinstance(line, dict) for line in lines):
-        raise InputError(f"{path}: damaged: a line is no metrics; {remedy}")
-    return lines

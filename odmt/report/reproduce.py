@@ -18,7 +18,7 @@ from odmt.errors import InputError
 from odmt.launch.pool import check_gpus, run_trials
 from odmt.launch.trials import Trial
 from odmt.report import figures, tables
-from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of
+from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of, search_size
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
 from odmt.report.papers import load_reports
@@ -37,14 +37,22 @@ Plan = dict[str, list[Cell]]  # cells by the name of a report
 
 def main(args: list[str] | None = None):
     """The command line: a command for every table and figure, with the options of `Request`."""
-    titles = {name: report.title for name, report in load_reports().items()}
-    titles[ALL] = "All tables and figures of ODMT's paper; what stands in several is trained once"
-    commands = {name: type(name, (Request,), {"__doc__": f"{title}."}) for name, title in titles.items()}
+    titles = {name: _described(report) for name, report in load_reports().items()}
+    titles[ALL] = "All tables and figures of ODMT's paper; what stands in several is trained once."
+    commands = {name: type(name, (Request,), {"__doc__": title}) for name, title in titles.items()}
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     request = run(commands, args)
     with report_mistakes():
         failures = reproduce(type(request).__name__, request)
     sys.exit(1 if failures else 0)
+
+
+def _described(report: Report) -> str:
+    if not (size := search_size(report)):
+        return f"{report.title}."
+    return (
+        f"{report.title}. With --search up to {size} trials a dataset, fewer with --lrs, --dims and --grid; --dry-run counts them."
+    )
 
 
 def reproduce(name: str, request: Request) -> int:
@@ -63,6 +71,8 @@ def reproduce(name: str, request: Request) -> int:
         except InputError as error:
             print(f"it would stop: {error}")
         return 0
+    if request.search and not request.render_only:
+        log.info(count(plan, request))
     failures = 0 if request.render_only else train_missing(plan, request)
     chapters = [write(key, reports[key], [measure(cell, request) for cell in cells], request) for key, cells in plan.items()]
     if page := request.page or (request.reports / "index.html" if name == ALL else None):
