@@ -256,8 +256,13 @@ def _parse_yaml(text: str, place: str):
         return yaml.load(text, UniqueKeyLoader)
     except RecursionError as error:
         raise InputError(f"{place}: nested deeper than any configuration") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(f"{place}: not valid YAML: {where}{error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # a ValueError of numbers and dates that Python does not take
-        raise InputError(f"{place}: not valid YAML: {error}") from error
+        said = "a number of thousands of digits" if "digits" in str(error) else " ".join(str(error).split())
+        raise InputError(f"{place}: not valid YAML: {said}") from error
 
 
 def _check_size(key: str, value):

@@ -10,3 +10,9 @@ class InputError(ValueError):
 
 class ProcessLostError(RuntimeError):
     """Another process of this run has ended, by an error that it tells itself or by a signal."""
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: the machine's, a GPU's, or what a thread needs; PyTorch tells most of it as a RuntimeError."""
+    kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return kind or any(sign in str(error) for sign in ("can't allocate memory", "can't start new thread"))

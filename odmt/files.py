@@ -118,10 +118,10 @@ def written_whole(path: Path, remedy: str = "", durable: bool = True) -> Iterato
         with writing(path, remedy):
             yield partial
             if durable:
-                _sync(partial)
+                sync(partial)
             os.replace(partial, path)
             if durable:
-                _sync(path.parent)
+                sync(path.parent)
     except Exception:
         with suppress(OSError):
             partial.unlink()
@@ -138,10 +138,11 @@ def move(source: Path, target: Path, remedy: str = ""):
     """Give a whole file the name of another, which it replaces; on the disk when this returns. Arguments and errors as above."""
     with writing(target, remedy):
         os.replace(source, target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
-def _sync(path: Path):
+def sync(path: Path):
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,7 +19,7 @@ from odmt import remedies
 from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
 from odmt.errors import InputError
-from odmt.files import read_json, reading, write_text, writing
+from odmt.files import read_json, reading, sync, write_text, writing
 from odmt.trackers import SCALARS, Tracker, check_tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -237,6 +237,8 @@ class RunFolder:
         """
         self.reserve()
         with writing(self.path):
+            for above in self.path.parents[:2]:
+                sync(above)  # the folder's own name, and the dataset's
             if overwrite:
                 self._empty()
             (self.path / "result.json").unlink(missing_ok=True)  # of a run that is continued for more epochs

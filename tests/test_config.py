@@ -160,7 +160,9 @@ def test_a_value_out_of_range(pair):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("train: [1\n", "own.yaml: not valid YAML"),
+        ("train: [1\n", "own.yaml: not valid YAML: line 2: expected ',' or ']'"),
+        ("train: {lr: 1}\ntrain: {lr: 2}\n", "own.yaml: not valid YAML: line 2: the key train stands twice"),
+        ("train: {seed: " + "9" * 5000 + "}\n", "own.yaml: not valid YAML: a number of thousands of digits"),
         ("- train\n", "own.yaml: expected lines of `key: value`, found list"),
         ("train\n", "own.yaml: expected lines of `key: value`, found str"),
         ("train: 3\n", "own.yaml: unknown key 'train'"),
@@ -170,6 +172,7 @@ def test_files_that_are_no_configuration(write, content, words):
     with pytest.raises(InputError) as error:
         load_config([write(content)])
     assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_arguments_that_are_none(write):

@@ -16,6 +16,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
+from odmt.cores import num_cores
 from odmt.distributed import choose_device
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
@@ -104,7 +105,7 @@ def extract_features(
     if modality == "image" or (modality == "all" and images.is_dir()):
         if not images.is_dir():
             raise InputError(f"{images}: no such folder; a dataset without images has text features only: --modality text")
-        workers = _cores_of_this_process() if num_workers is None else num_workers
+        workers = _num_workers() if num_workers is None else num_workers
         encoder = ImageEncoder(image_encoder, here, image_preprocessing)
         parts.append(ImageModality(images, item_ids, encoder, workers, shrink_jpegs))
     if modality in ("all", "text"):
@@ -225,5 +226,6 @@ def _rank_and_size() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _cores_of_this_process() -> int:
-    return max(1, min(16, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+def _num_workers() -> int:
+    """One a core of this process's share of the machine, 16 at most."""
+    return max(1, min(16, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

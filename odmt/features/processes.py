@@ -94,7 +94,7 @@ def _receive(receiver: Connection, process: BaseProcess):
         assert code is not None  # it has been joined
         ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})"
         raise InputError(
-            f"a process that decodes images {ended}, as happens when memory or, in a container, shared memory runs out: take "
+            f"a process that decodes images {ended}, probably out of memory or, in a container, of shared memory: take "
             "--num-workers 0 or fewer, or give the container more (docker run --memory, --shm-size). What was stored before "
             "is safe; start the same command again, it continues"
         ) from None

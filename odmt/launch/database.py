@@ -9,12 +9,14 @@ from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from odmt.errors import InputError
 
 FORM = "write sqlite:///FILE, or postgresql://USER@HOST:PORT/NAME"
+NO_TRIALS = "{}: no trials of this dataset yet; start them without --show"
 REBUILT = "move it away: a new one is made from the results in the run folders"
+SHOWN = {"user", "host", "port", "dbname", "sslmode", "mode", "uri"}  # options of a URL that are no secrets
 # What SQLite says, and what to do.
 REMEDIES = {
     "locked": "another program holds it; end that and start again",
@@ -76,12 +78,14 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
-            raise InputError(self._sentence(error)) from None  # what it came from shows SQL and the URL
+            # What it came from shows SQL and the URL.
+            raise InputError(NO_TRIALS.format(self._place) if self._is_empty(error) else self._sentence(error)) from None
         except ImportError as error:
             driver = self.url.get_driver_name()
-            raise InputError(f"--storage: the driver {driver} is not installed; install it with pip") from error
+            how = 'pip install "odmt[postgresql]"' if driver == "psycopg" else "install it with pip"
+            raise InputError(f"--storage: the driver {driver} is not installed; {how}") from error
         except KeyError as error:
-            raise InputError(f"{self.file or '--storage'}: no trials of this dataset yet; start them without --show") from error
+            raise InputError(NO_TRIALS.format(self._place)) from error
         except RuntimeError as error:
             if "optuna" not in str(error).lower():
                 raise
@@ -91,8 +95,13 @@ class Database:
     def _place(self) -> str:
         return str(self.file) if self.file else f"--storage: {self.url.get_backend_name()} at {self.url.host or 'this machine'}"
 
+    def _is_empty(self, error: Exception) -> bool:
+        """Whether a server's database has no tables of Optuna's yet, which are made without --show."""
+        cause = _cause(error)
+        return not self.file and isinstance(cause, ProgrammingError) and "version_info" in str(cause)
+
     def _sentence(self, error: Exception) -> str:
-        cause = error if isinstance(error, SQLAlchemyError | sqlite3.Error) else error.__cause__ or error
+        cause = _cause(error)
         said = str(getattr(cause, "orig", None) or cause).strip().splitlines() or [type(cause).__name__]
         text = self._without_secrets(said[0].removeprefix("(").split("[SQL:")[0].strip())
         remedy = next((words for key, words in REMEDIES.items() if key in text.lower()), None) if self.file else None
@@ -100,7 +109,8 @@ class Database:
         return f"{self._place}: {text}; {remedy}"
 
     def _without_secrets(self, text: str) -> str:
-        values = [str(self.url.password or ""), *(value for values in self.url.normalized_query.values() for value in values)]
+        options = [value for key, values in self.url.normalized_query.items() if key not in SHOWN for value in values]
+        values = [str(self.url.password or ""), *options]
         for secret in sorted(filter(None, values), key=len, reverse=True):
             text = text.replace(secret, "***")
         return re.sub(r"(\w+://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
@@ -114,3 +124,8 @@ def _check_own(file: Path):
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "studies" not in tables:
         raise InputError(f"{file}: the database of another program; name another file with --storage sqlite:///FILE")
+
+
+def _cause(error: Exception) -> BaseException:
+    """What the database or its driver has said, which Optuna may have wrapped."""
+    return error if isinstance(error, SQLAlchemyError | sqlite3.Error) else error.__cause__ or error

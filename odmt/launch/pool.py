@@ -27,6 +27,7 @@ from odmt.launch.trials import Trial
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
 TAIL_LINES = 20
+KILLED = "probably out of memory: fewer trials at once, or a smaller train.batch_size; --retry-failed lets it go on"
 TORCHRUN_REPORT = "failed (exitcode: "  # where torchrun begins to talk of itself, at length, after its processes' last words
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -88,6 +89,8 @@ class RunningTrial:
         except InputError as error:  # what it left cannot be read, or a configuration file was changed while it ran
             return Outcome(self.trial, "failed", message=f"error: {error}")
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        if status == -signal.SIGKILL:
+            how += f", {KILLED}"
         tail = "it cannot be read"
         with suppress(OSError), self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(self.log_start)

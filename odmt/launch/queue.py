@@ -34,6 +34,7 @@ BEAT_SECONDS = 60  # how often a launcher says that it lives
 SILENCE_SECONDS = 300  # after which other machines take it for dead; their clocks must agree better than this
 LOCK_SECONDS = 60  # in which another launcher writes to the database and lets it go
 HOST = platform.node()
+OPTIONS = {"pool_pre_ping": True}  # of the engine: a server that was started anew meanwhile is connected to again
 DROPPED = "dropped"  # of the study: names of trials that no GRID has any more and that are not to be shown
 
 
@@ -118,13 +119,13 @@ class TrialQueue:
                 lock = trial.lock()
             except InputError as error:  # of this folder; the other trials go on
                 log.warning("%s: FAILED, %s", name, error)
-                self.storage.set_trial_user_attr(entry._trial_id, "reason", str(error))
-                self.storage.set_trial_state_values(entry._trial_id, TrialState.FAIL)
+                self.storage.set_trial_user_attr(self._id(entry), "reason", str(error))
+                self.storage.set_trial_state_values(self._id(entry), TrialState.FAIL)
                 continue
             if lock:
-                self._mine[name] = entry._trial_id
+                self._mine[name] = self._id(entry)
                 self._note(name, host=HOST, seen=time.time())
-                self.storage.set_trial_state_values(entry._trial_id, TrialState.RUNNING)
+                self.storage.set_trial_state_values(self._mine[name], TrialState.RUNNING)
                 return trial, lock
         return None
 
@@ -196,6 +197,11 @@ class TrialQueue:
                     time.sleep(0.05)
             yield
 
+    def _id(self, entry: FrozenTrial) -> int:
+        """What the storage calls a trial, which knows but its number in the study."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, entry.number)
+
     def _note(self, name: str, **attributes):
         for key, value in attributes.items():
             self.storage.set_trial_user_attr(self._mine[name], key, value)
@@ -215,12 +221,12 @@ def _open_storage(url: str) -> RDBStorage:
     """Connect, and make the tables where there are none; of launchers that do so at the same moment all but one are refused."""
     for _ in range(2):
         try:
-            return RDBStorage(url)
+            return RDBStorage(url, OPTIONS)
         except DatabaseError as error:
             if "already exists" not in str(error.orig) and "UNIQUE" not in str(error.orig).upper():
                 raise
             time.sleep(1)
-    return RDBStorage(url)
+    return RDBStorage(url, OPTIONS)
 
 
 def _may_be_abandoned(entry: FrozenTrial) -> bool:

@@ -53,6 +53,8 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
                     folder.rename(replaced)
                 partial.rename(folder)
                 (folder / MARK).unlink()
+                if old:
+                    os.sync()  # all of the new dataset is on the disk before the old one goes
             finally:
                 _bring_back(folder, replaced)
                 _remove(partial)
