@@ -34,6 +34,11 @@ def mount_tmpfs(folder, size: str):
     _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
 
 
+def resize_tmpfs(folder, size: str):
+    """Give what `mount_tmpfs` has mounted another size."""
+    _call("mount", b"tmpfs", os.fsencode(folder), b"tmpfs", MS_REMOUNT, f"size={size}".encode())
+
+
 def need_mounts():
     """Skip the test where the machine gives no such mounts."""
     child = os.fork()

@@ -19,6 +19,8 @@ from odmt.prepare import downloads
 from odmt.prepare.downloads import is_public
 from odmt.prepare.fetch import fetch_images
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def server():
@@ -327,6 +329,20 @@ def test_places_that_cannot_be_written_to_are_named(tmp_path, fetch):
     (tmp_path / "images").write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written to: File exists"):
         fetch({"B1": "image"})
+
+
+@pytest.mark.parametrize("limit", [64, 24])
+def test_few_open_files(server, tmp_path, limit):
+    """More downloads at once than files may be open: fetched all the same, or one sentence that names the limit."""
+    (tmp_path / "image_urls.tsv").write_text("".join(f"B{number}\t{server.url}/image\n" for number in range(100)))
+    command = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", sys.executable, "scripts/fetch_images.py"]
+    options = ["--dataset", str(tmp_path), "--allow-private", "--per-host", "64"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "too many files are open: raise ulimit -n" in done.stderr
+        assert subprocess.run([*command[4:], *options], cwd=ROOT, capture_output=True).returncode == 0, "nothing is in its way"
+    assert len(os.listdir(tmp_path / "images")) == 100
 
 
 def test_a_dataset_without_urls(tmp_path):

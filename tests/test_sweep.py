@@ -26,6 +26,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 
 from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
+from odmt.launch import pool as trial_pool
 from odmt.launch import queue as trial_queue
 from odmt.launch.pool import TrialPool, run_trials
 from odmt.launch.queue import TrialQueue
@@ -237,6 +238,55 @@ def test_trials_side_by_side_have_a_gpu_each_and_end_with_the_pool(place):
     assert all(trial.lock() for trial in trials)
 
 
+def test_trials_side_by_side_on_cores_share_them(place, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(trial_pool, "num_cores", lambda: 9)
+    trials = [Trial(("ring.yaml",), {"train.epochs": 10_000, "train.seed": seed}) for seed in (1, 2)]
+    with TrialPool(at_once=2) as places:
+        running = [places.start(trial, trial.lock()) for trial in trials]
+        assert not places.free
+        if sys.platform == "linux":
+            environments = [Path(f"/proc/{trial.process.pid}/environ") for trial in running]
+            wait_until(lambda: all(b"odmt.train" in path.with_name("cmdline").read_bytes() for path in environments))
+            assert all(b"\0OMP_NUM_THREADS=4\0" in b"\0" + path.read_bytes() for path in environments)
+            assert not any(b"CUDA_VISIBLE_DEVICES" in path.read_bytes() for path in environments)
+
+
+@pytest.mark.parametrize("args", [["--at-once", "0"], ["--at-once", "2", "--gpus", "0"]])
+def test_at_once_that_makes_no_sense(place, capsys, args):
+    with pytest.raises(SystemExit) as end:
+        launch("ring.yaml", GRID, args)
+    assert end.value.code == 2
+    assert f"--at-once {args[1]}: 1 or more, and without --gpus" in capsys.readouterr().err
+
+
+def test_a_launcher_runs_as_many_at_once_as_it_is_told(start):
+    launcher = start("--at-once", "2", "--set", "model.dim=8", "train.epochs=300")
+    folders = [Path(f"runs/ring/odmt,epochs-300,lr-{rate}") for rate in (0.01, 0.001)]
+    wait_until(lambda: all(0 < num_epochs(folder) < 300 for folder in folders))
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=PATIENCE)
+    assert {trial.state for trial in study_trials()} == {TrialState.WAITING}
+
+
+def test_a_killed_trial_is_told_with_its_probable_reason(place):
+    """As the kernel does it to whoever takes the most memory; the other trials go on, and so does this one when asked to."""
+    trials = [Trial(("ring.yaml",), {"train.epochs": epochs}) for epochs in (10_000, 1)]
+    with TrialPool(at_once=2) as places:
+        victim, _ = [places.start(trial, trial.lock()) for trial in trials]
+        wait_until(lambda: num_epochs(victim.trial.folder) > 1)
+        os.kill(victim.process.pid, signal.SIGKILL)
+        outcomes = {}
+        while len(outcomes) < 2:
+            outcomes |= {outcome.trial.name: outcome for outcome in places.wait()}
+    failed = outcomes[victim.trial.name]
+    assert failed.state == "failed"
+    assert failed.message.startswith(
+        "killed by SIGKILL, probably out of memory: fewer trials at once, or a smaller train.batch_size"
+    )
+    assert outcomes[trials[1].name].state == "finished"
+
+
 def test_a_trial_of_two_processes_runs_with_torchrun_and_a_finished_one_is_not_started_again(place):
     trial = Trial(("ring.yaml",))
     (outcome,) = run_trials([trial], gpus_per_trial=2)
@@ -319,7 +369,8 @@ def test_a_trial_of_another_machine_is_taken_over_only_after_long_silence(place)
     other, here = open_queue(), open_queue()
     trial, lock = other.claim()
     lock.close()  # as on another machine, whose folder this one does not see
-    storage, number = optuna.storages.RDBStorage(STORAGE), study_trials()[0]._trial_id
+    storage = optuna.storages.RDBStorage(STORAGE)
+    number = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name("ring"), 0)
     storage.set_trial_user_attr(number, "host", "another machine")
     held = [here.claim() for _ in range(3)]
     assert trial.name not in [claimed.name for claimed, _ in held]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mounts import need_mounts
+from power_cuts import Disk, write
 
-from odmt.checkpoint import load_tensors, save_tensors
+from odmt.checkpoint import load_metadata, load_tensors, save_tensors
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
@@ -30,6 +33,7 @@ from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
 PATIENCE = 120  # seconds that a process may take
+ROOT = Path(__file__).parents[1]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -123,6 +127,64 @@ def test_stopped_before_every_file(arguments, tmp_path, monkeypatch, save_every)
         assert_same_run(config.folder, tmp_path / "ring" / "straight")
         shutil.rmtree(config.folder)
     assert stops >= 2 + 3 * 2 + 1 + 2  # configuration and environment; an epoch's; the best; ranks and result
+
+
+def test_no_power_cut_does_harm(arguments, tmp_path, monkeypatch):
+    """After any step of a run all that was not brought to the disk is lost; what is left goes on to the same digits."""
+    straight = load_config(arguments("train.epochs=2", "name=straight"))
+    train(straight)
+    disk = Disk(tmp_path / "cut")
+    with disk.follow(monkeypatch):
+        train(load_config(arguments("train.epochs=2", f"runs={disk.folder}")))
+    epochs = set()
+    for number, files in enumerate(disk.left):
+        write(tmp_path / "left" / str(number), files)
+        config = load_config(arguments("train.epochs=2", f"runs={tmp_path}/left/{number}"))
+        if (last := config.folder / "last.safetensors").exists():
+            epochs.add(load_metadata(last)["epoch"])
+        train(config, resume=True)
+        assert_same_run(config.folder, straight.folder)
+    assert epochs == {1, 2}
+    assert len(disk.left) > 15
+
+
+FULL_DISK = """
+import sys, mounts
+small, half, *args = sys.argv[1:]
+mounts.own_mounts()  # before any other thread is there
+mounts.mount_tmpfs(small, half)
+import shutil
+from odmt.cli import report_mistakes
+from odmt.config_files import load_config
+from odmt.train import train
+try:
+    with report_mistakes():
+        train(load_config(args))
+except SystemExit:
+    mounts.resize_tmpfs(small, "64m")
+    train(load_config(args), resume=True)
+shutil.copytree(small + "/ring", small + "-filled")
+"""
+
+
+def test_a_full_disk_ends_a_run_and_with_room_it_goes_on_to_the_same_digits(arguments, tmp_path):
+    need_mounts()
+    straight = load_config(arguments("name=straight"))
+    train(straight)
+    needed = sum(path.stat().st_size for path in straight.folder.rglob("*") if path.is_file())
+    small = tmp_path / "small"
+    small.mkdir()
+    search = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", FULL_DISK, str(small), str(needed * 2 // 3), *arguments(f"runs={small}")]
+    done = subprocess.run(command, env=search, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(
+        rf"error: {small}/ring/run/\S+: cannot be written \(No space left on device; the disk is full: make room, 0.00 GB are "
+        r"free\); with --resume the same command goes on",
+        said,
+    )
+    assert_same_run(tmp_path / "small-filled" / "run", straight.folder)
 
 
 def test_the_best_weights_are_those_that_were_validated(arguments, tmp_path, monkeypatch):
@@ -341,6 +403,31 @@ def test_a_run_is_continued_with_the_model_that_it_began_with(arguments):
     with pytest.raises(InputError, match=r"trained with other model test_train.*build \(now odmt.sequential.task.build_model\)"):
         train(load_config(arguments("train.epochs=4")), resume=True)
     assert train(load_config(arguments("train.epochs=4")), resume=True, build=build)["epochs"] == 4
+
+
+@pytest.mark.parametrize("tied", ["backbones", "embedding"])
+def test_a_model_of_tied_weights_is_saved_and_continued(arguments, tmp_path, tied):
+    """One module for two sources, or one table under two names: trained as one, and as one again after a resumption."""
+
+    def build(*args):
+        model = build_model(*args)
+        if tied == "backbones":
+            model.user_encoder.backbones["text"] = model.user_encoder.backbones["image"]
+        else:
+            first, second = (model.user_encoder.backbones[source].position for source in ("text", "image"))
+            second.weight = first.weight
+        return model
+
+    train(load_config(arguments("name=straight")), build=build)
+    train(load_config(arguments("train.epochs=1")), build=build)
+    train(load_config(arguments()), resume=True, build=build)
+    assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "straight")
+    weights, _ = load_tensors(tmp_path / "ring" / "run" / "last.safetensors")
+    part = "position.weight" if tied == "embedding" else ""
+    names = [name for name in weights if name.startswith(f"model.user_encoder.backbones.text.{part}")]
+    assert names
+    for name in names:
+        assert torch.equal(weights[name], weights[name.replace(".text.", ".image.")])
 
 
 def test_an_interrupted_overwrite_continues_nothing(arguments, monkeypatch):
