@@ -60,10 +60,14 @@ def make(items: int, users: int, dim: int, device: str) -> Data:
     config = ModelConfig(dim=dim, id_init="random")
     return Data(
         world=world,
-        model=build_recommender(config, 1, MAX_SEQ_LEN, WIDTHS, torch.empty).to(world.device),
+        model=build_recommender(config, 1, MAX_SEQ_LEN, WIDTHS, _no_features).to(world.device),
         vectors={source: torch.randn(items + 1, dim, device=world.device) for source in SOURCES},
         interactions=synthetic_interactions(Counts(users, items, COUNTS["arts"].mean_length)),
     )
+
+
+def _no_features(source: str) -> Tensor:
+    raise AssertionError(f"random IDs do not start from features of the {source}")
 
 
 def baseline_users(items: int, users: int) -> int:

@@ -4,11 +4,11 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -18,6 +18,7 @@ from odmt.bench.results import Measurement, print_table, write_json
 from odmt.distributed import choose_device
 from odmt.features.encoders import ImageEncoder
 from odmt.features.extraction import fill_store
+from odmt.features.images import Batch
 from odmt.features.modalities import ImageModality
 
 DISTINCT_IMAGES = 256
@@ -32,7 +33,7 @@ class WatchedImages(ImageModality):
 
     waited: float = 0.0
 
-    def batches(self, batches: list[list[str]]) -> Iterator[tuple[torch.Tensor, dict[int, str]]]:
+    def batches(self, batches: list[list[str]]) -> Iterator[Batch]:
         """Yield as `ImageModality` does."""
         decoded = super().batches(batches)
         for _ in batches:
@@ -92,7 +93,7 @@ def features(
             encoding.append(timed(lambda: [encoder.encode(pixels[: len(batch)]) for batch in batches], where))
             images.waited = 0.0
             store = root / f"store {repeat}"
-            extraction.append(timed(lambda store=store: fill_store(store, images, item_ids, batch_size), where))
+            extraction.append(timed(partial(fill_store, store, images, item_ids, batch_size), where))
             waiting.append(images.waited)
     print_table([row for measurement in measurements for row in measurement.rows()])
     print(f"share of the whole that the encoder waits for images: {np.median(np.divide(waiting, extraction)):.1%}")

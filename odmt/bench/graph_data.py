@@ -93,12 +93,13 @@ class GraphData:
         torch.manual_seed(1)
         extractor = SgfdExtractor(counts.widths, dim, counts.labels, replace(COPIES[name], class_outputs=None))
         if name == "bm3":
-            settings = BM3Settings(**({} if dropout else {"dropout": 0.0}))
-            return BM3(Adjacency(*self.edges, *sizes), self.content, extractor, *sizes, dim, settings)
+            bm3 = BM3Settings() if dropout else BM3Settings(dropout=0.0)
+            return BM3(Adjacency(*self.edges, *sizes), self.content, extractor, *sizes, dim, bm3)
         if name == "grcn":
             return GRCN(Edges(*self.edges, *sizes), self.content, extractor, *sizes, dim, GRCNSettings())
-        settings = MAMLSettings(summed=True, **({} if dropout else {"dropout": 0.0, "attention_dropout": 0.0}))
-        return MAML(self.content, extractor, *sizes, dim, settings, HOSTS[name].batch_size)
+        maml = MAMLSettings(summed=True)
+        maml = maml if dropout else replace(maml, dropout=0.0, attention_dropout=0.0)
+        return MAML(self.content, extractor, *sizes, dim, maml, HOSTS[name].batch_size)
 
 
 def random_graph(counts: GraphCounts, seed: int = 0) -> GraphData:

@@ -9,40 +9,47 @@ Legend: U users, N items, E train pairs, B rows of a batch, M slots (items of a 
 """
 
 import copy
+from functools import reduce
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from odmt.features.extractors import LinearChain, SgfdExtractor
 from odmt.graph.models.bm3 import BM3
 from odmt.graph.models.grcn import GRCN
-from odmt.graph.models.host import Host
 from odmt.graph.models.maml import MAML
 from odmt.graph.sampling import PairBatch
 
 ROUTING_ROUNDS = 3
 
+H = TypeVar("H", BM3, GRCN, MAML)
 
-class OfficialPattern(nn.Module):
+
+class OfficialPattern(nn.Module, Generic[H]):
     """The parameters of a host; subclasses compute its loss.
 
     Args:
         host: is copied.
     """
 
-    def __init__(self, host: Host):
+    def __init__(self, host: H):
         super().__init__()
-        self.host = copy.deepcopy(host)
-        teachers = self.host.extractor.teachers
-        for modality in teachers:  # every layer of the chain, none folded
-            teachers[modality] = nn.Sequential(*teachers[modality])
+        self.host: H = copy.deepcopy(host)
+        extractor = self.host.extractor
+        assert isinstance(extractor, SgfdExtractor)
+        for modality, chain in list(extractor.teachers.items()):  # every layer of the chain, none folded
+            assert isinstance(chain, LinearChain)
+            extractor.teachers[modality] = nn.Sequential(*chain)
 
     def sgfd(self, slots: Tensor) -> Tensor:
         """SGFD's loss of slots int64 [M]."""
-        return sum(self.host.extractor.losses(self.host.content(slots), self.host.content.labels_of(slots)).values())
+        losses = self.host.extractor.losses(self.host.content(slots), self.host.content.labels_of(slots))
+        return reduce(torch.add, losses.values())
 
 
-class OfficialBM3(OfficialPattern):
+class OfficialBM3(OfficialPattern[BM3]):
     """Whole tables predicted, dropped and projected; then the batch's rows are picked."""
 
     def __init__(self, host: BM3):
@@ -75,7 +82,7 @@ class OfficialBM3(OfficialPattern):
         return F.dropout(vectors.detach().clone(), self.host.settings.dropout, self.training)
 
 
-class OfficialGRCN(OfficialPattern):
+class OfficialGRCN(OfficialPattern[GRCN]):
     """Messages of width D along every edge, in both directions."""
 
     def __init__(self, host: GRCN):
@@ -104,13 +111,13 @@ class OfficialGRCN(OfficialPattern):
         layers = [F.normalize(host.id_embedding, dim=-1)]
         for _ in range(2):
             layers.append(_scatter(layers[-1][self.senders] * weight, self.receivers, len(host.id_embedding)))
-        representation = torch.cat([sum(layers), *contents], -1)
-        slots = torch.cat([batch.positives[:, None], batch.negatives], 1)  # [B, 2]
+        representation = torch.cat([reduce(torch.add, layers), *contents], -1)
+        slots = _slots(batch)  # [B, 2]
         users, items = batch.users[:, None].expand_as(slots).flatten(), (slots + num_users).flatten()
         scores = (representation[users] * representation[items]).sum(-1).view(-1, 2)
         bpr = -F.logsigmoid(scores[:, 0] - scores[:, 1]).mean()
         reg = host.id_embedding[users].square().mean() + host.id_embedding[items].square().mean()
-        reg = reg + sum(table[users].square().mean() for table in host.preferences.values())
+        reg = reg + reduce(torch.add, (table[users].square().mean() for table in host.preferences.values()))
         return bpr + host.settings.reg_weight * reg + self.sgfd(slots.flatten())
 
     def _attend(self, nodes: Tensor, senders: Tensor, receivers: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,13 +130,13 @@ class OfficialGRCN(OfficialPattern):
         return _scatter(sent * attention[:, None], receivers, len(nodes)), attention
 
 
-class OfficialMAML(OfficialPattern):
+class OfficialMAML(OfficialPattern[MAML]):
     """The attention's input put together for every slot, and a matrix of covariances."""
 
     def forward(self, batch: PairBatch) -> Tensor:
         """The total of a batch."""
         host, settings = self.host, self.host.settings
-        slots = torch.cat([batch.positives[:, None], batch.negatives], 1)  # [B, K]
+        slots = _slots(batch)  # [B, K]
         projected = self._project()
         users = host.user_embedding(batch.users)[:, None].expand(*slots.shape, -1)
         items = host.item_embedding(slots)
@@ -159,6 +166,12 @@ class OfficialMAML(OfficialPattern):
 
 
 OFFICIAL = {BM3: OfficialBM3, GRCN: OfficialGRCN, MAML: OfficialMAML}
+
+
+def _slots(batch: PairBatch) -> Tensor:
+    """Each row's positive and its negatives."""
+    assert batch.negatives is not None
+    return torch.cat([batch.positives[:, None], batch.negatives], 1)
 
 
 def _distance(vectors: Tensor, targets: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def maml_recall(scores: Tensor, seen: ItemLists, held_out: ItemLists) -> float:
                 continue
             candidates = set(range(len(row))) - set(_of(seen, user).tolist())
             score_of = {item: row[item] for item in candidates}
-            best = heapq.nlargest(LENGTH, score_of, key=score_of.get)
+            best = heapq.nlargest(LENGTH, score_of, key=score_of.__getitem__)
             ordered = sorted(score_of.items(), key=lambda pair: pair[1], reverse=True)
             _auc([item in wanted for item, _ in ordered])
             hits = [item in wanted for item in best]

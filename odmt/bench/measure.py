@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -44,13 +45,13 @@ def compare(
         clock: what seconds are read from.
     """
     brief = {**settings, **(memory_settings or {})}
-    peaks = [peak_bytes(make, side, brief) for side in sides]
+    peak, baseline_peak = (peak_bytes(make, side, brief) for side in sides)
     data = make(**settings)
-    seconds = interleave([side(data) for side in sides], repeats, data.device, clock)
-    measurement = Measurement(name, settings, *seconds, *peaks, data.work)
+    seconds, baseline_seconds = interleave([side(data) for side in sides], repeats, data.device, clock)
+    measurement = Measurement(name, settings, seconds, baseline_seconds, peak, baseline_peak, data.work)
     if data.device.type == "cuda":
         flops = count_flops(sides[0](data))
-        measurement.utilisation = flops / statistics.median(seconds[0]) / peak_flops(data.device)
+        measurement.utilisation = flops / statistics.median(seconds) / peak_flops(data.device)
     return measurement
 
 
@@ -59,11 +60,11 @@ def interleave(runs: list[Run], repeats: int, device: torch.device, clock: Clock
     seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats):
         for run, taken in zip(runs, seconds):
-            taken.append(timed(lambda run=run, repeat=repeat: run(repeat), device, clock))
+            taken.append(timed(partial(run, repeat), device, clock))
     return seconds
 
 
-def timed(run: Callable[[], None], device: torch.device, clock: Clock = time.perf_counter) -> float:
+def timed(run: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Seconds of a call, until the device has finished."""
     synchronize(device)
     started = clock()
@@ -120,7 +121,9 @@ def reset_peak(device: torch.device):
 def process_memory(key: Literal["VmRSS", "VmHWM", "RssAnon"]) -> int:
     """Bytes of this process: resident now, at most so far, or now without the files that it has mapped."""
     # Not getrusage: its peak starts with that of the process that started this one.
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, f"Linux says nothing of {key}"
+    return int(found[1]) * 1024
 
 
 def count_flops(run: Run) -> int:

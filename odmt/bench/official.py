@@ -5,6 +5,9 @@ all tokens go through every layer, every position of the batch is a candidate, a
 Parameters have their official names. Legend: B users, L positions, S = B(L + 1) slots, T tokens, N items, D width, P predicted.
 """
 
+from functools import reduce
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -63,16 +66,35 @@ class Block(nn.Module):
         return self.feed_forward(self.multi_head_attention(x, mask))
 
 
+class Blocks(nn.Module):
+    """Transformer blocks, under their official name."""
+
+    def __init__(self, num_layers: int, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.transformer_blocks = nn.ModuleList(Block(dim, num_heads, dropout) for _ in range(num_layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Shapes as `Attention`."""
+        for block in self.transformer_blocks:
+            x = block(x, mask)
+        return x
+
+
+class PlacedBlocks(Blocks):
+    """Blocks with what comes before them: embeddings of the positions and a norm."""
+
+    def __init__(self, config: ModelConfig, max_seq_len: int):
+        super().__init__(config.backbone_layers, config.dim, config.backbone_heads, config.dropout)
+        self.position_embedding = nn.Embedding(max_seq_len, config.dim)
+        self.layer_norm = nn.LayerNorm(config.dim, eps=1e-6)
+
+
 class UserEncoder(nn.Module):
     """SASRec over left-padded slots."""
 
     def __init__(self, config: ModelConfig, max_seq_len: int):
         super().__init__()
-        self.transformer_encoder = encoder = nn.Module()
-        encoder.position_embedding = nn.Embedding(max_seq_len, config.dim)
-        encoder.layer_norm = nn.LayerNorm(config.dim, eps=1e-6)
-        blocks = (Block(config.dim, config.backbone_heads, config.dropout) for _ in range(config.backbone_layers))
-        encoder.transformer_blocks = nn.ModuleList(blocks)
+        self.transformer_encoder = PlacedBlocks(config, max_seq_len)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, vectors: Tensor, valid: Tensor) -> Tensor:
@@ -81,10 +103,7 @@ class UserEncoder(nn.Module):
         length = valid.shape[1]
         allowed = valid[:, None, None, :].expand(-1, -1, length, -1).tril()
         mask = torch.where(allowed, 0.0, -1e9).to(vectors)
-        x = self.dropout(encoder.layer_norm(vectors + encoder.position_embedding.weight))
-        for block in encoder.transformer_blocks:
-            x = block(x, mask)
-        return x
+        return encoder(self.dropout(encoder.layer_norm(vectors + encoder.position_embedding.weight)), mask)
 
 
 class OfficialODMT(nn.Module):
@@ -97,13 +116,20 @@ class OfficialODMT(nn.Module):
         widths: of the features, by source.
     """
 
+    # Made source by source.
+    id_proj: nn.Linear
+    text_proj: nn.Linear
+    image_proj: nn.Linear
+    id_dnns: nn.Sequential
+    t_dnns: nn.Sequential
+    v_dnns: nn.Sequential
+
     def __init__(self, config: ModelConfig, num_items: int, max_seq_len: int, widths: dict[str, int]):
         super().__init__()
         dim = config.dim
         self.id_visible = bool(config.id_visible_to_modalities)
         self.id_encoder = nn.Embedding(num_items + 1, widths["id"])
-        self.IMT = nn.Module()
-        self.IMT.transformer_blocks = nn.ModuleList(Block(dim, config.num_layers, config.dropout) for _ in range(config.num_layers))
+        self.IMT = Blocks(config.num_layers, dim, config.num_layers, config.dropout)
         for source, letter in SOURCES.items():
             self.add_module(f"{source}_proj", nn.Linear(widths[source], dim))
             self.add_module(f"{letter}_dnns", nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, dim)))
@@ -112,7 +138,8 @@ class OfficialODMT(nn.Module):
 
     def load_recommender(self, state: dict[str, Tensor]) -> "OfficialODMT":
         """Take over the weights of a `Recommender`."""
-        self.load_state_dict({name: state[official_name(name)] for name in self.state_dict()})
+        names = {name: official_name(name) for name in self.state_dict()}
+        self.load_state_dict({name: state[theirs] for name, theirs in names.items() if theirs is not None})
         return self
 
     def encode_items(self, numbers: Tensor, text: Tensor, text_mask: Tensor, image: Tensor) -> dict[str, Tensor]:
@@ -133,8 +160,7 @@ class OfficialODMT(nn.Module):
         mask = mask[:, None, None, :].repeat(1, 1, x.shape[1], 1)  # [S, 1, n, n]
         if not self.id_visible:
             mask[:, :, :-1, -1] = EXCLUDED
-        for block in self.IMT.transformer_blocks:
-            x = block(x, mask)
+        x = self.IMT(x, mask)
         return {"id": self.id_dnns(x[:, -1]), "text": self.t_dnns(x[:, 0]), "image": self.v_dnns(x[:, text.shape[1]])}
 
     def encode_users(self, vectors: dict[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
@@ -170,13 +196,14 @@ class OfficialODMT(nn.Module):
 
 def losses(logits: dict[str, Tensor], targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The sum of the cross-entropies, and the distillation without its weight."""
-    ensemble = sum(logits.values()) / len(logits)
+    ensemble = reduce(torch.add, logits.values()) / len(logits)
     pairs = [(logits["text"], logits["id"]), (logits["image"], logits["id"]), (logits["id"], ensemble)]
-    distillation = sum(
+    distillations = (
         -((teacher / temperature).softmax(-1) * (student / temperature).log_softmax(-1)).sum(-1).mean()
         for student, teacher in pairs
     )
-    return sum(F.cross_entropy(z, targets) for z in logits.values()), temperature**2 * distillation
+    entropies = (F.cross_entropy(z, targets) for z in logits.values())
+    return reduce(torch.add, entropies), temperature**2 * reduce(torch.add, distillations)
 
 
 def left_padded(flat: np.ndarray, lengths: np.ndarray, width: int) -> Tensor:
@@ -191,7 +218,7 @@ def rank_users(
     model: OfficialODMT,
     vectors: dict[str, Tensor],
     interactions: Interactions,
-    split: str,
+    split: Literal["valid", "test"],
     users: np.ndarray,
     batch_size: int = 128,
 ) -> dict[str, Tensor]:
@@ -217,7 +244,7 @@ def rank_users(
         grid = left_padded(*interactions.inputs(block, split), interactions.max_seq_len).to(device)
         states = model.encode_users({source: v[grid] for source, v in vectors.items()}, grid > 0)
         scores = {source: state[:, -1] @ vectors[source].T for source, state in states.items()}
-        scores["fused"] = sum(scores.values()) / len(scores)
+        scores["fused"] = reduce(torch.add, scores.values()) / len(scores)
         for row, user in enumerate(block):
             history = torch.from_numpy(interactions.histories(np.array([user]), split)[0]).to(device)
             wanted = torch.zeros(num_items, device=device)

@@ -57,7 +57,7 @@ def write_category(folder: Path, reviews: int, items: int):
     with gzip.open(folder / "Category.json.gz", "wb", compresslevel=1) as file:
         for _, size in _chunks(reviews, "Amazon reviews"):
             days = rng.integers(10**9 // 86400, 1538352000 // 86400, size)
-            pl.DataFrame(
+            table = pl.DataFrame(
                 {
                     "overall": 5.0,
                     "verified": True,
@@ -69,13 +69,14 @@ def write_category(folder: Path, reviews: int, items: int):
                     "summary": "Good & cheap",
                     "unixReviewTime": days * 86400,
                 }
-            ).write_ndjson(file)
+            )
+            file.write(table.write_ndjson().encode())
     with gzip.open(folder / "meta_Category.json.gz", "wb", compresslevel=1) as file:
         for start, size in _chunks(items, "Amazon metadata"):
             asins = _names("B", np.arange(start, start + size), 9)
             url = "https://images-na.ssl-images-amazon.com/images/I/" + asins
             text, more = (texts.gather(rng.integers(0, len(texts), size)) for _ in range(2))
-            pl.DataFrame(
+            table = pl.DataFrame(
                 {
                     "category": [["Arts, Crafts &amp; Sewing", "Sewing", "Thread &amp; Floss"]] * size,
                     "description": (text + " <br> " + more).reshape((-1, 1)).cast(pl.List(pl.String)),
@@ -87,7 +88,8 @@ def write_category(folder: Path, reviews: int, items: int):
                     "imageURL": (url + "._US40_.jpg").reshape((-1, 1)).cast(pl.List(pl.String)),
                     "imageURLHighRes": (url + ".jpg").reshape((-1, 1)).cast(pl.List(pl.String)),
                 }
-            ).write_ndjson(file)
+            )
+            file.write(table.write_ndjson().encode())
 
 
 def _chunks(rows: int, name: str):

@@ -3,6 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +82,7 @@ def measure_steps(items: int, batch: int, dim: int, repeats: int, device: torch.
     batches = np.random.default_rng(1).permutation(ARTS.users)[: (repeats + 1) * batch].reshape(-1, batch)
     before = memory_now(device)
     trainer = InMemoryTrainer(data)
-    seconds = [timed(lambda users=users: trainer.step(users), device) for users in batches]
+    seconds = [timed(partial(trainer.step, users), device) for users in batches]
     return seconds[1:], memory_peak(device) - before
 
 

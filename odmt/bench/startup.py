@@ -14,16 +14,19 @@ from odmt.bench.results import Measurement, report
 from odmt.bench.synthetic import COUNTS, Shape, synthetic_interactions, write_dataset
 from odmt.distributed import World, choose_device
 from odmt.sequential.config import Config, DataConfig, ModelConfig
+from odmt.sequential.task import SequentialTask
 from odmt.trainer import Trainer
 
 
-def start(root: str, dim: str, placement: str, device: str):
+def start(root: str, dim: str, placement: Literal["device", "pinned", "disk"], device: str):
     """Build a trainer of the dataset `bench` and its first batch; print RAM of the process's own in bytes, and the items."""
     world = World(0, 1, choose_device(device))
     config = Config(data=DataConfig(dataset="bench", root=root, placement=placement), model=ModelConfig(dim=int(dim)))
     trainer = Trainer.load(config, world)
-    next(trainer.task.build_batches([[np.arange(min(128, trainer.task.interactions.num_users))]]))
-    print(process_memory("RssAnon"), trainer.task.interactions.num_items)
+    task = trainer.task
+    assert isinstance(task, SequentialTask)
+    next(task.build_batches([[np.arange(min(128, task.interactions.num_users))]]))
+    print(process_memory("RssAnon"), task.interactions.num_items)
 
 
 def startup(

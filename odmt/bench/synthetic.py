@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from odmt.features.header import Header, Record
+from odmt.features.header import MODALITIES, Header, Record
 from odmt.features.tables import ResidentTable
 from odmt.features.writer import FeatureWriter
 from odmt.sequential.interactions import Interactions
@@ -126,7 +126,8 @@ def write_dataset(folder: Path, interactions: Interactions):
     (folder / "behaviours.tsv").write_text("".join(lines))
     (folder / "items.tsv").write_text("".join(f"{item}\tan item\n" for item in interactions.item_ids))
     tables = synthetic_tables(np.arange(min(POOL, interactions.num_items)), torch.device("cpu"))
-    for modality, table in tables.items():
+    for modality in MODALITIES:
+        table = tables[modality]
         parts = table.values.split(table.lengths.tolist())
         header = Header(modality, "random", "none", "none", table.width, int(table.lengths.max()), "none")
         with FeatureWriter(folder / "features" / modality, header) as writer:

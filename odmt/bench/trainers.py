@@ -4,6 +4,7 @@ Legend: B users, S slots, T tokens, W feature width.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -48,12 +49,13 @@ class InMemoryTrainer(Trainer):
     """The package's trainer, its data given instead of read."""
 
     def __init__(self, data: TrainingData):
-        super().__init__(SequentialTask(data.config, data.world, data.interactions, data.tables))
+        self.sequential = SequentialTask(data.config, data.world, data.interactions, data.tables)
+        super().__init__(self.sequential)
 
     def step(self, users: np.ndarray):
         """Train on the batch of some users, from their numbers to the new weights."""
         self.parallel.train()
-        for batch in self.task.build_batches([[users]]):
+        for batch in self.sequential.build_batches([[users]]):
             self.train_step(batch, 1)
 
     def run_epoch(self):
@@ -77,7 +79,8 @@ class OfficialTrainer:
         torch.manual_seed(settings.seed)
         self.model = OfficialODMT(data.config.model, interactions.num_items, interactions.max_seq_len, widths).to(data.device)
         with torch.no_grad():
-            self.model.id_encoder.weight.copy_(sum(table.cls() for table in data.tables.values()) / len(data.tables))
+            firsts = reduce(torch.add, (table.cls() for table in data.tables.values()))
+            self.model.id_encoder.weight.copy_(firsts / len(data.tables))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), settings.lr, weight_decay=settings.weight_decay)
         self.precision = Precision.choose(settings.precision, data.device)
         self.scaler = self.precision.loss_scaler()
