@@ -367,6 +367,17 @@ def test_float32_is_stored_as_it_is(tmp_path):
             np.testing.assert_array_equal(table.cls(), np.vstack([0 * values, tokens(1), values]))
 
 
+def test_items_are_read_straight_into_their_rows(tmp_path):
+    written = {"a": tokens(1, 2, 3), "b": tokens(4), "c": tokens(5, 6)}
+    fill(tmp_path, written)
+    out = np.zeros((4, WIDTH), np.float16)
+    with FeatureStore(tmp_path) as store:
+        store.read_into(["c", "a"], [out[:1], out[1:]])
+        np.testing.assert_array_equal(out, np.vstack([written["c"][:1], written["a"]]))
+        with pytest.raises(InputError, match="no features of item 'x'"):
+            store.read_into(["a", "x"], [out[:3], out[:1]])
+
+
 def test_types_are_compared_and_known(tmp_path):
     fill(tmp_path, {"a": tokens(1)})
     with pytest.raises(InputError, match="dtype is 'float16', asked for 'float32'"):

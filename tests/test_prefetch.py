@@ -24,6 +24,18 @@ def test_all_come_in_order_each_made_while_the_one_before_is_used():
     assert len(threads) == 1
 
 
+def test_what_is_made_is_seen_before_the_next_is_begun():
+    begun, seen = [], []
+
+    def items():
+        for number in range(3):
+            begun.append(number)
+            yield number
+
+    assert list(prefetch(items(), made=lambda number: seen.append((number, len(begun))))) == [0, 1, 2]
+    assert seen == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_what_goes_wrong_in_the_thread_is_raised():
     def items():
         yield 1

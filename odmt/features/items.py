@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, is_dataclass
 import torch
 from torch import Tensor
 
+from odmt.transfer import to_gpu
+
 CPU_BLOCK = 128  # items that are encoded at a time on a CPU: what a layer makes of them stays near its cache
 
 
@@ -99,17 +101,18 @@ def to_device(part, device: torch.device, dtype: torch.dtype):
     But float16 stays so on a CPU until it is encoded, block by block: as float32 it would take twice the memory; and so does a
     table of which rows are wanted, whatever its type. (Not where float64 is asked for, which tests compare in.)
     """
+    return _converted(to_gpu(part, device) if device.type == "cuda" else part, device, dtype)
+
+
+def _converted(part, device: torch.device, dtype: torch.dtype):
     if isinstance(part, Tokens) and part.rows is not None and device.type == "cpu" and dtype != torch.float64:
         return part
     if isinstance(part, Tensor):
         if device.type == "cpu" and part.dtype == torch.float16 and dtype != torch.float64:
             return part
-        if device.type == "cuda" and part.device.type == "cpu":
-            part = part.pin_memory()
-        moved = part.to(device, non_blocking=True)
-        return moved.to(dtype) if moved.is_floating_point() else moved
+        return part.to(device, dtype if part.is_floating_point() else None)
     if isinstance(part, dict):
-        return {key: to_device(value, device, dtype) for key, value in part.items()}
+        return {key: _converted(value, device, dtype) for key, value in part.items()}
     if is_dataclass(part) and not isinstance(part, type):
-        return type(part)(**{field.name: to_device(getattr(part, field.name), device, dtype) for field in fields(part)})
+        return type(part)(**{field.name: _converted(getattr(part, field.name), device, dtype) for field in fields(part)})
     return part

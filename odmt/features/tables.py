@@ -3,6 +3,7 @@
 Legend: N items, M items asked for, T tokens, W feature width.
 """
 
+import functools
 import logging
 import shlex
 from collections.abc import Mapping
@@ -22,8 +23,17 @@ from odmt.features.items import Tokens
 from odmt.features.store import FeatureStore
 from odmt.files import read_text
 from odmt.item_lists import places
+from odmt.transfer import pin_exactly
 
 log = logging.getLogger(__name__)
+
+
+NUM_READERS = 4  # threads, of all tables together
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(NUM_READERS, "features")
 
 
 class FeatureTable(Protocol):
@@ -58,7 +68,6 @@ class StoredTable:
         item_ids: N names.
         first_token_only: leave the others out.
         pinned: gather into page-locked memory, for a GPU.
-        num_threads: that read.
     """
 
     def __init__(
@@ -67,7 +76,6 @@ class StoredTable:
         item_ids: list[str],
         first_token_only: bool = False,
         pinned: bool = False,
-        num_threads: int = 4,
     ):
         self.store = store
         self.pinned = pinned
@@ -76,8 +84,6 @@ class StoredTable:
         self.dtype = getattr(torch, store.header.dtype)
         lengths = np.array([store.num_tokens(item_id) for item_id in item_ids], np.int64)
         self.lengths = np.minimum(lengths, 1) if first_token_only else lengths
-        self.num_threads = num_threads
-        self._pool = ThreadPoolExecutor(num_threads)
 
     @property
     def nbytes(self) -> int:
@@ -94,15 +100,15 @@ class StoredTable:
         return Tokens(values, torch.from_numpy(lengths), int(lengths.max()))
 
     def read_into(self, out: np.ndarray, starts: np.ndarray, indices: np.ndarray):
-        """Copy the tokens of some items to rows `starts` of `out`, by several threads."""
+        """Copy the tokens of some items to rows `starts` of `out`: by several threads, each a piece of the store, in its order."""
+        order = np.argsort(indices)  # items were written in the order of the table, or nearly so
 
         def copy(part: np.ndarray):
-            for start, index in zip(starts[part], indices[part]):
-                length = self.lengths[index]
-                out[start : start + length] = self.store.read(self.item_ids[index])[:length]
+            pieces = zip(starts[part], self.lengths[indices[part]])
+            item_ids = [self.item_ids[index] for index in indices[part]]
+            self.store.read_into(item_ids, [out[start : start + length] for start, length in pieces])
 
-        parts = np.array_split(np.arange(len(indices)), self.num_threads)
-        for _ in self._pool.map(copy, parts):
+        for _ in _readers().map(copy, np.array_split(order, NUM_READERS)):
             pass
 
     def cls(self) -> Tensor:
@@ -122,7 +128,9 @@ class ResidentTable:
         self.lengths = stored.lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
         total = int(self.lengths.sum())
-        self.values = torch.empty(total, self.width, dtype=stored.dtype, device=device, pin_memory=pinned)
+        self.values = torch.empty(total, self.width, dtype=stored.dtype, device=device)
+        if pinned:
+            pin_exactly(self.values)
         # Block by block, so that no second copy of everything is ever held.
         block = 1024
         for begin in tqdm(range(0, len(self.lengths), block), desc="features", leave=False, delay=2):
