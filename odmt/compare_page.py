@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from odmt.compare import Comparison, load_comparison
 from odmt.exports import check_place
-from odmt.pages.rendering import write_page
+from odmt.pages.rendering import table_cells, write_page
 from odmt.recommend_page import Shelf, ranked_lists
 
 
@@ -64,7 +64,7 @@ def write_comparison(comparison: Comparison, tables: dict[str, pd.DataFrame], pa
         "comparison.html",
         title=f"{first.task.config.data.dataset}: {names}",
         about="; ".join(f"{of.name}: {of.run.task}, {of.run.folder}" for of in comparison.contenders),
-        tables={heading: _cells(table) for heading, table in tables.items()},
+        tables={heading: table_cells(**_cells(table)) for heading, table in tables.items()},
         groups=groups,
         items=shelf.items,
         pictures=shelf.pictures(),

@@ -369,7 +369,7 @@ def test_broken_lines_are_named_or_counted(raw, capsys):
     with pytest.raises(InputError, match=r"meta_Arts.json.gz, line 6: "):
         prepare(raw, skip_bad_lines=2)
     assert prepare(raw, skip_bad_lines=3) == EXPECTED
-    assert "3 bad lines left out, the first: line 3" in capsys.readouterr().out
+    assert "bad lines left out: 3, the first: line 3" in capsys.readouterr().out
 
 
 def test_a_review_without_a_time_is_named(raw):

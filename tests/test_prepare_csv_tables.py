@@ -105,7 +105,7 @@ def test_bad_lines_are_named_or_counted(raw, capsys):
         run(raw, skip_bad_lines=2)
     read = run(raw, skip_bad_lines=4)
     assert [read.item_ids[n - 1] for n in read.items] == ["a", "c", "b", "a"]
-    assert "events.csv: 4 bad lines left out, the first: line 3" in capsys.readouterr().out
+    assert "events.csv: bad lines left out: 4, the first: line 3" in capsys.readouterr().out
 
 
 def test_gzipped_tables(raw):

@@ -46,4 +46,4 @@ def test_bad_lines_are_left_out_and_counted(tmp_path, capsys):
     path = tmp_path / "pairs.tsv"
     path.write_bytes(b"u\ta b\nv\nw\tc\n\xff\ta\nx\td e\n")
     assert read_histories(path, skip_bad_lines=2)["user"].to_list() == ["u", "w", "x"]
-    assert "2 bad lines left out, the first: line 2" in capsys.readouterr().out
+    assert "bad lines left out: 2, the first: line 2" in capsys.readouterr().out

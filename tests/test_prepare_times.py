@@ -74,7 +74,7 @@ def test_numbers_are_exact_whatever_their_length():
         (["1588291200", "None"], "is no number"),
         (["1588291200", "2020-05-01"], "is no number"),
         (["1588291200", "1588291200000"], "in milliseconds and others are in seconds"),
-        (["2023-05-01", "1588291200"], "is written otherwise, the first time is '2023-05-01'"),
+        (["2023-05-01", "1588291200"], "is written otherwise, the first time is '2023-05-01'; write all times in one way"),
         (["2023-05-01", "01.05.2023"], "is written otherwise"),
         (["2023-05-01 10:00", "2023-05-01T10:00Z"], "names an offset from UTC"),
         (["2023-05-01T10:00+02:00", "2023-05-01"], "names no offset from UTC"),

@@ -10,6 +10,8 @@ from typing import TypedDict
 import torch
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, PretrainedConfig, PreTrainedModel
 
+from odmt.features.checkpoints import quiet
+
 WIDTH = 64  # of both, so that an ID can start from the mean of the two
 
 
@@ -41,6 +43,6 @@ def save_bert(folder: Path, texts: Iterable[str]):
 
 
 def _save(model: type[PreTrainedModel], config: PretrainedConfig, folder: Path):
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(1)
         model(config).save_pretrained(folder)

@@ -172,7 +172,7 @@ class Checkpoint:
         return "input_ids" in takes and "pixel_values" not in takes and not has_decoder and known
 
     def _load(self, parts: _Parts) -> tuple[PreTrainedModel, list[str]]:
-        with self._explained("model.safetensors is missing or broken"), _quiet():
+        with self._explained("model.safetensors is missing or broken"), quiet():
             loaded = self._class.from_pretrained(
                 self.name, config=self.config, dtype=torch.float32, output_loading_info=True, **self._options, **parts
             )
@@ -235,7 +235,7 @@ def _reach_hub() -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library from reporting weights that are not asked for: those of CLIP's text tower, of BERT's pooler."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -184,10 +184,10 @@ def load_features(data: Placed, item_ids: list[str], needs: Mapping[str, str], d
     """
     pinned = device.type == "cuda"
     stored = {source: open_table(data.folder, source, item_ids, need == "cls", pinned) for source, need in needs.items()}
-    size = sum(table.nbytes for table in stored.values()) / 1e9
-    placement = _choose(data, size, device)
+    size = sum(table.nbytes for table in stored.values())
+    placement = _choose(data, size / 1e9, device)
     if stored:
-        log.info("features: %s, %.2f GB, placement %s", ", ".join(stored), size, placement)
+        log.info("features: %s, %s, placement %s", ", ".join(stored), tqdm.format_sizeof(size, "B"), placement)
     if placement == "disk":
         return dict(stored)
     in_ram = placement == "pinned"

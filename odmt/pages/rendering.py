@@ -5,6 +5,7 @@ Texts are escaped by Jinja2, wherever they come from, and the page forbids its b
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from odmt.errors import InputError
 from odmt.files import write_text
 
 THUMBNAIL = 112  # pixels
+BOLD = re.compile(r"\*\*(.+?)\*\*")  # as Markdown marks it
 QUALITY = 55  # of WebP: two or three KB a picture
 
 
@@ -37,6 +39,15 @@ def write_page(path: Path, template: str, **values):
         write_text(Path(path), text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error}); name another file") from error
+
+
+def table_cells(columns: Iterable, rows: Iterable[Iterable]) -> dict:
+    """What the macro `table` takes: **text** is bold; columns whose first cell begins with a letter are words, on the left."""
+    names = [BOLD.sub(r"\1", str(name)) for name in columns]
+    cells = [list(map(str, row)) for row in rows]
+    words = [bool(cells) and BOLD.sub(r"\1", cells[0][place])[:1].isalpha() for place in range(len(names))]
+    shown = [[{"text": BOLD.sub(r"\1", cell), "bold": bool(BOLD.search(cell))} for cell in row] for row in cells]
+    return {"columns": names, "rows": shown, "words": words}
 
 
 def thumbnails(files: Mapping[int, Path | None], numbers: Iterable[int]) -> dict[int, str]:

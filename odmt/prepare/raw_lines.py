@@ -84,7 +84,7 @@ class RawLines:
         if empty:
             raise InputError(f"{self.path}: no row that can be read; is it the right file?")
         if self.bad_lines:
-            print(f"{self.path}: {len(self.bad_lines)} bad lines left out, the first: {self.bad_lines[0]}")
+            print(f"{self.path}: bad lines left out: {len(self.bad_lines)}, the first: {self.bad_lines[0]}")
 
     def _parse(self, parse: Parse, block: bytes, num_lines: int, first: int, optional: Sequence[str]) -> Iterator[pl.DataFrame]:
         try:

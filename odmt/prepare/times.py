@@ -127,7 +127,8 @@ class TimeColumn:
                 f"no valid time: no date of the file tells whether {text!r} begins with the day or the month; "
                 "say --timestamp-format '%d/%m/%Y' or '%m/%d/%Y', with ' %H:%M:%S' where there are times"
             )
-        return f"no valid time: {text!r} {self._difference(text, self._form)}, the first time is {self._first!r}"
+        difference = self._difference(text, self._form)
+        return f"no valid time: {text!r} {difference}, the first time is {self._first!r}; write all times in one way"
 
     def _difference(self, text: str, form: str) -> str:
         """What keeps a text from being compared with the first time."""

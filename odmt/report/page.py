@@ -8,12 +8,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from odmt.files import write_text
+from odmt.pages.rendering import BOLD
 
 GAP = "–"
 FITTING = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # a wide table is made as narrow as the text
 
 
-BOLD = re.compile(r"\*\*(.+?)\*\*")
 OF_A_PAPER = re.compile(r"((?:Table|Figure) \w+): ")  # LaTeX counts for itself
 
 

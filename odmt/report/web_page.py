@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
 from matplotlib.figure import Figure
 
 from odmt.config_files import flatten
 from odmt.launch.trials import Trial
-from odmt.pages.rendering import write_page
+from odmt.pages.rendering import BOLD, table_cells, write_page
 from odmt.report.expansion import candidates, result_of
 from odmt.report.measurements import Measurement
-from odmt.report.page import BOLD, Page
+from odmt.report.page import Page
 from odmt.report.request import Request
 from odmt.training_curve import training_curve
 
@@ -68,20 +67,14 @@ def _chapter(chapter: Chapter, request: Request) -> dict:
     return {
         "name": chapter.name,
         "title": chapter.page.title,
-        "sections": [(heading, _cells(table)) for heading, table in chapter.page.sections],
+        "sections": [
+            (heading, table_cells(table.columns, table.itertuples(index=False))) for heading, table in chapter.page.sections
+        ],
         "picture": shown[shown.index("<svg") :] if shown else "",
         "lines": [BOLD.sub(r"\1", line) for line in chapter.page.lines],
         "missing": [f"{of.cell.row.label} on {of.cell.dataset}" for of in chapter.measurements if not of],
         "searches": [found for of in chapter.measurements if request.search and (found := _search(of, request))],
     }
-
-
-def _cells(table: pd.DataFrame) -> dict:
-    rows = [
-        [{"text": BOLD.sub(r"\1", str(cell)), "bold": bool(BOLD.search(str(cell)))} for cell in row]
-        for row in table.itertuples(index=False)
-    ]
-    return {"columns": [BOLD.sub(r"\1", str(name)) for name in table.columns], "rows": rows}
 
 
 def _search(measurement: Measurement, request: Request) -> dict | None:
