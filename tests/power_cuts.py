@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -31,15 +32,17 @@ class Disk:
     @contextmanager
     def follow(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Watch what is done inside of the context."""
-        fsync, replace = os.fsync, os.replace
+        fsync, replace, one_at_a_time = os.fsync, os.replace, Lock()  # a run's weights are written by a thread
 
         def watched_fsync(handle: int):
-            fsync(handle)
-            self._note(handle)
+            with one_at_a_time:
+                fsync(handle)
+                self._note(handle)
 
         def watched_replace(source, target):
-            replace(source, target)
-            self._cut()
+            with one_at_a_time:
+                replace(source, target)
+                self._cut()
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", watched_fsync)

@@ -131,15 +131,16 @@ def test_stopped_before_every_file(arguments, tmp_path, monkeypatch, save_every)
 
 def test_no_power_cut_does_harm(arguments, tmp_path, monkeypatch):
     """After any step of a run all that was not brought to the disk is lost; what is left goes on to the same digits."""
-    straight = load_config(arguments("train.epochs=2", "name=straight"))
+    steps = ["train.epochs=2", "train.save_every=1epoch"]
+    straight = load_config(arguments(*steps, "name=straight"))
     train(straight)
     disk = Disk(tmp_path / "cut")
     with disk.follow(monkeypatch):
-        train(load_config(arguments("train.epochs=2", f"runs={disk.folder}")))
+        train(load_config(arguments(*steps, f"runs={disk.folder}")))
     epochs = set()
     for number, files in enumerate(disk.left):
         write(tmp_path / "left" / str(number), files)
-        config = load_config(arguments("train.epochs=2", f"runs={tmp_path}/left/{number}"))
+        config = load_config(arguments(*steps, f"runs={tmp_path}/left/{number}"))
         if (last := config.folder / "last.safetensors").exists():
             epochs.add(load_metadata(last)["epoch"])
         train(config, resume=True)
