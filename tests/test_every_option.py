@@ -38,6 +38,7 @@ CHANGES = {
     "model.id_init": Change("image"),
     "model.id_visible_to_modalities": Change("true"),
     "model.fusion": Change("late"),
+    "model.ensemble": Change("2", ("model.fusion=sum",)),
     "model.backbone": Change("gru4rec"),
     "model.backbone_layers": Change("1"),
     "model.backbone_heads": Change("1"),

@@ -65,6 +65,8 @@ class ModelConfig:
         id_visible_to_modalities: let text and image tokens attend to the ID token (Table 3, w/o ID mask). Default: false.
         fusion: `separate` (a backbone and a loss per source, ODMT), `late` (a loss on the mean of the scores), `early` (one
             backbone on the mean of the item vectors), `sum` (on their sum, UniSRec), `fdsa` (an ID and a feature stack).
+        ensemble: so many models side by side that begin at other weights, each with a loss of its own; their scores are averaged.
+            With `fusion` early or sum.
         backbone: the sequence backbone.
         backbone_layers: Transformer layers of SASRec.
         backbone_heads: heads of SASRec.
@@ -79,6 +81,7 @@ class ModelConfig:
     id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
     id_visible_to_modalities: bool | None = None
     fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
+    ensemble: int = 1
     backbone: Literal[*BACKBONES] = "sasrec"  # type: ignore[valid-type]  # the names of a table, which are known at run time
     backbone_layers: int = 2
     backbone_heads: int = 2
@@ -89,7 +92,7 @@ class ModelConfig:
         require(len(set(self.sources)) == len(self.sources), "model.sources", f"{self.sources} names a source twice")
         has_id, modalities = "id" in self.sources, [source for source in self.sources if source != "id"]
         imt = self.item_encoder == "imt"
-        for key in ("dim", "num_layers", "backbone_layers", "backbone_heads"):
+        for key in ("dim", "num_layers", "ensemble", "backbone_layers", "backbone_heads"):
             require(getattr(self, key) >= 1, f"model.{key}", "must be 1 or more")
         require(0 <= self.dropout < 1, "model.dropout", f"{self.dropout} is not in [0, 1)")
         if self.backbone == "sasrec":
@@ -119,6 +122,11 @@ class ModelConfig:
                 f"{init} needs {sorted(needed)} in model.sources",
             )
         require(self.id_init != "mean" or bool(modalities), "model.id_init", "mean needs text or image in model.sources")
+        require(
+            self.ensemble == 1 or self.fusion in ("early", "sum"),
+            "model.ensemble",
+            f"needs items of one vector: model.fusion=early or sum, not {self.fusion}",
+        )
         if self.fusion == "fdsa":
             require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from odmt.errors import InputError
 from odmt.sequential.config import ModelConfig
+from odmt.sequential.models.ensemble import ItemEnsemble, member_names
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, Ingredients
 from odmt.sequential.models.recommender import FDSA, Recommender, SourceBackbones
 from odmt.sequential.models.sgfd import SgfdSource
@@ -35,7 +36,8 @@ def build_recommender(
         cls: gives the CLS features [N + 1, W] of a modality; asked only where the ID table starts from them.
         sgfd: what the item encoder `sgfd` needs.
     """
-    return Recommender(_item_encoder(config, num_items, widths, cls, sgfd), _user_encoder(config, max_seq_len))
+    encoders = [_item_encoder(config, num_items, widths, cls, sgfd) for _ in range(config.ensemble)]
+    return Recommender(encoders[0] if config.ensemble == 1 else ItemEnsemble(encoders), _user_encoder(config, max_seq_len))
 
 
 def _item_encoder(
@@ -56,7 +58,7 @@ def _user_encoder(config: ModelConfig, max_seq_len: int) -> nn.Module:
 
     if config.fusion == "fdsa":
         return FDSA(backbone(), backbone(), config.dim, config.dropout)
-    sources = ["fused"] if config.fusion in ("early", "sum") else config.sources
+    sources = member_names(config.ensemble) if config.fusion in ("early", "sum") else config.sources
     return SourceBackbones({source: backbone() for source in sources})
 
 

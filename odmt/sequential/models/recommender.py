@@ -4,7 +4,7 @@ An item encoder turns items into vectors, one a source; a user encoder turns the
 source; the score of an item is the dot product of state and vector, and the fused score the mean over the sources (Fig. 3).
 
     encoder    PerSource towers | SgfdTowers | IdAwareMultimodalTransformer,
-               or EarlyFusion of one of them                                              Items -> {source: [V, D]}
+               or EarlyFusion of one of them, or an ItemEnsemble of these                 Items -> {source: [V, D]}
     users      SourceBackbones (a backbone a source) | FDSA                                {source: [V, D]} -> {source: [P, D]}
 
 Legend: M items, V vectors of these (in training one for every occurrence where there is dropout), P packed positions of B users,
