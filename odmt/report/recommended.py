@@ -9,11 +9,10 @@ RECOMMENDED = Row("recommended", "recommended", "recommended")
 WITHOUT = tuple(
     Row(f"recommended:{key}", f"recommended, {label}", "recommended", overrides)
     for key, label, overrides in (
-        ("distillation", "with distillation", ("distillation.constant_weight=null",)),
-        ("late", "one loss on the mean of the scores", ("model.fusion=late",)),
-        ("sum", "one backbone on the sum of the vectors", ("model.fusion=sum",)),
-        ("transformer", "Transformers on all tokens", ("model.item_encoder=transformer",)),
-        ("dropout", "dropout 0.1", ("model.dropout=0.1",)),
+        ("alone", "one model", ("model.ensemble=1",)),
+        ("two", "two models", ("model.ensemble=2",)),
+        ("dnn", "DNNs for adaptors", ("model.item_encoder=dnn",)),
+        ("early", "the mean of the vectors", ("model.fusion=early",)),
         ("no_id", "without IDs", ("model.sources=[text,image]",)),
     )
 )
