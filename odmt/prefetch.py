@@ -1,5 +1,6 @@
 """What is needed next is made while the present is used."""
 
+import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -38,7 +39,7 @@ def prepared(items: Iterator[T], device: torch.device) -> Iterator[T]:
     """
     if device.type != "cuda":
         return items
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
 
     def initialize():
         torch.cuda.set_device(device)  # threads start on the first GPU
@@ -51,3 +52,9 @@ def prepared(items: Iterator[T], device: torch.device) -> Iterator[T]:
             tensor.record_stream(current)  # else its memory would be given out again in the thread while it is still read
 
     return prefetch(items, initialize, made)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of such threads: PyTorch keeps memory apart by the stream that asked for it."""
+    return torch.cuda.Stream(device)
