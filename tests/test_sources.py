@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from odmt.sequential.batches import Sequences
 from odmt.sequential.config import DistillationConfig
 from odmt.sequential.losses import debiased_cross_entropy, distillation_loss, in_batch_logits
 from odmt.sequential.models import sources
 from odmt.sequential.models.gru4rec import GRU4Rec
 from odmt.sequential.models.nextitnet import NextItNet
+from odmt.sequential.models.recommender import SourceBackbones
 from odmt.sequential.models.sasrec import SASRec
 from odmt.sequential.models.sources import apply_each, for_each
 from odmt.sequential.models.towers import head
@@ -101,6 +103,24 @@ def test_backbones(name, lengths, monkeypatch):
     assert calls == ([0] if name in STACKED else [0, 1, 2])
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+class InPlace(nn.Module):
+    """A backbone of a user's own that writes to the rows it is given."""
+
+    def forward(self, rows, lengths, longest):
+        rows += 1
+        return rows.mul_(2)
+
+
+def test_a_backbone_may_change_its_rows(as_one):
+    vectors = {source: torch.randn(3, DIM, requires_grad=True) for source in ("id", "text")}
+    users = SourceBackbones({source: InPlace() for source in vectors})
+    states = users(vectors, Sequences(torch.tensor([2, 0, 2]), torch.tensor([1, 2]), 2))
+    for source, state in states.items():
+        torch.testing.assert_close(state, (vectors[source][[2, 0, 2]] + 1) * 2)
+        state.sum().backward()
+        assert vectors[source].grad[:, 0].tolist() == [2, 0, 4]
 
 
 def test_heads(as_one):

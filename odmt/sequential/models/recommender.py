@@ -20,7 +20,7 @@ from odmt.features.items import Items
 from odmt.precision import in_full_precision
 from odmt.sequential.batches import Batch, Sequences
 from odmt.sequential.models.dropout import Dropout
-from odmt.sequential.models.sources import apply_each, for_each
+from odmt.sequential.models.sources import apply_each
 from odmt.sequential.models.towers import encode_new, losses_of
 
 
@@ -63,7 +63,7 @@ class FDSA(nn.Module):
 
 def _states(backbones: Sequence[nn.Module], vectors: Sequence[Tensor], inputs: Sequences) -> Sequence[Tensor]:
     """Item vectors [V, D] of each backbone -> states [P, D]."""
-    rows = for_each(lambda of_source: of_source.index_select(-2, inputs.rows), vectors)
+    rows = [of_source.index_select(0, inputs.rows) for of_source in vectors]  # of its own: a backbone may change it in place
     return apply_each(backbones, rows, inputs.lengths, inputs.longest)
 
 
