@@ -65,6 +65,8 @@ class TrainConfig:
         epochs: passes over the training data; every one is validated.
         batch_size: of a step.
         lr: the optimizer's step size.
+        warm_up_epochs: over so many the step size rises to `lr`, step by step.
+        decay: what follows: `none` keeps the step size, `cosine` lets it fall to zero at the last of `epochs`.
         weight_decay: the optimizer's decay, on every parameter.
         clip_norm: the largest gradient norm; null: any.
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
@@ -81,6 +83,8 @@ class TrainConfig:
     epochs: int = 30
     batch_size: int | None = None
     lr: float = 1e-3
+    warm_up_epochs: float = 0.0
+    decay: Literal["none", "cosine"] = "none"
     weight_decay: float = 0.0
     clip_norm: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -95,6 +99,11 @@ class TrainConfig:
         require(self.epochs >= 1, "train.epochs", "must be 1 or more")
         for key in ("lr", "clip_norm"):
             require(getattr(self, key) is None or getattr(self, key) > 0, f"train.{key}", "must be positive")
+        require(
+            0 <= self.warm_up_epochs < self.epochs,
+            "train.warm_up_epochs",
+            f"{self.warm_up_epochs:g} is not from 0 to less than train.epochs, {self.epochs}",
+        )
         require(self.weight_decay >= 0, "train.weight_decay", "must not be negative")
         require(self.seed >= 0, "train.seed", "must not be negative")
         require(self.seed < 2**63, "train.seed", "must be below 2^63")

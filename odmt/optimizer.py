@@ -1,9 +1,31 @@
-"""Clipping, and AdamW, for models with a large table of item vectors, of which a step sees a few rows."""
+"""The step size over a run; clipping and AdamW for models with a large table of item vectors, of which a step sees a few rows."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from odmt.config import TrainConfig
+
+
+def step_size(train: TrainConfig, trained: float) -> float:
+    """The optimizer's step size after so many epochs of training, a fraction among them: linear warm-up, then half a cosine.
+
+    A function of settings and place alone, so that a run that is continued has the steps of one that was not interrupted.
+    """
+    if trained < train.warm_up_epochs:
+        return train.lr * trained / train.warm_up_epochs
+    if train.decay == "none":
+        return train.lr
+    left = (train.epochs - trained) / (train.epochs - train.warm_up_epochs)
+    return train.lr * (1 - math.cos(math.pi * left)) / 2
+
+
+def set_step_size(optimizer: torch.optim.Optimizer, lr: float):
+    """Have the next steps be of this size."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

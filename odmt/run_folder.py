@@ -180,7 +180,8 @@ class RunFolder:
     def _differing(self) -> dict[str, tuple]:
         """The settings that differ from those that the run was started with: before and now."""
         before, now = dict(flatten(self._started_with())), dict(flatten(self.config))
-        free = FREE_KEYS | ({"train.epochs"} if now["train.epochs"] > before.get("train.epochs", 0) else set())
+        longer = now["train.epochs"] > before.get("train.epochs", 0) and now["train.decay"] == "none"  # else all steps change
+        free = FREE_KEYS | ({"train.epochs"} if longer else set())
         return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key] and key not in free}
 
     def _proposed_name(self) -> str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from odmt.config import RunConfig, Split
 from odmt.distributed import World, mean_over_processes, reduce_rows
 from odmt.families import load_task
-from odmt.optimizer import clip_norm
+from odmt.optimizer import clip_norm, set_step_size, step_size
 from odmt.ranking import Ranks, rank_held_out
 from odmt.speed import Speed, Utilisation, in_words
 from odmt.task import EpochBatches, Scorer, Task
@@ -74,6 +74,8 @@ class Trainer:
         pending: list[Tensor] = []
         bar = tqdm(speed.batches(), f"epoch {epoch}", steps.num_steps, leave=False, disable=None if world.is_main else True)
         for step, batch in enumerate(bar, 1):
+            # The middle of a step: the first is no step of size zero, nor is the last.
+            set_step_size(self.optimizer, step_size(train, epoch - 1 + (step - 0.5) / steps.num_steps))
             losses = self.utilisation.count(partial(self.train_step, batch, epoch))
             pending.append(torch.stack(list(losses.values())))
             if step % CHECK_EVERY == 0 or step == steps.num_steps:

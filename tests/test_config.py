@@ -43,6 +43,11 @@ def test_the_datasets_settings_are_the_papers(dataset, temperature, ramp_up_epoc
     assert (config.data.dataset, config.train.epochs, config.train.patience) == (dataset, epochs, None)
 
 
+def test_warm_up_ends_before_the_run():
+    with pytest.raises(InputError, match=r"train.warm_up_epochs: 5 is not from 0 to less than train.epochs, 5"):
+        load_config(["train.epochs=5", "train.warm_up_epochs=5"])
+
+
 def test_later_arguments_win(write):
     first = write("train:\n  lr: 0.1\n  epochs: 3\nname: one\n", "first.yaml")
     second = write("train:\n  lr: 0.2\n", "second.yaml")

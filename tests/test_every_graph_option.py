@@ -57,6 +57,8 @@ CHANGES = {
     "train.batch_size": Change("10"),
     "train.num_negatives": Change("3", GRCN),
     "train.lr": Change("0.1"),
+    "train.warm_up_epochs": Change("1"),
+    "train.decay": Change("cosine"),
     "train.weight_decay": Change("0.9"),
     "train.clip_norm": Change("0.001"),
     "train.precision": Change("bf16"),

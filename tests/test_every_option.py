@@ -61,6 +61,8 @@ CHANGES = {
     "train.epochs": Change("1"),
     "train.batch_size": Change("10"),
     "train.lr": Change("0.01"),
+    "train.warm_up_epochs": Change("1"),
+    "train.decay": Change("cosine"),
     "train.weight_decay": Change("0.9"),
     "train.clip_norm": Change("0.001"),
     "train.precision": Change("bf16"),

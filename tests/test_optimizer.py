@@ -1,10 +1,13 @@
-"""AdamW with sparse gradients against PyTorch's own with dense ones."""
+"""The step size over a run; AdamW with sparse gradients against PyTorch's own with dense ones."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from odmt.optimizer import SparseGradAdamW, clip_norm
+from odmt.config import TrainConfig
+from odmt.optimizer import SparseGradAdamW, clip_norm, step_size
 from odmt.sequential.models.towers import ItemTable
 
 
@@ -53,3 +56,25 @@ def test_its_state_is_adamws():
     moments = other.state[model[0].weight]
     assert sorted(moments) == ["exp_avg", "exp_avg_sq", "step"]
     assert (moments["exp_avg"].abs().sum(1) > 0).nonzero().flatten().tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("decay", "trained", "share"),
+    [
+        ("none", 0.5, 0.5 / 2),
+        ("none", 2, 1),
+        ("none", 9.9, 1),
+        ("cosine", 1.5, 1.5 / 2),
+        ("cosine", 2, 1),
+        ("cosine", 4, (1 + math.cos(math.pi * 2 / 8)) / 2),
+        ("cosine", 6, 1 / 2),
+        ("cosine", 10, 0),
+    ],
+)
+def test_the_step_size_rises_over_two_epochs_of_ten_and_stays_or_falls(decay, trained, share):
+    train = TrainConfig(epochs=10, lr=0.3, warm_up_epochs=2, decay=decay)
+    assert step_size(train, trained) == pytest.approx(0.3 * share)
+
+
+def test_without_warm_up_the_first_step_is_whole():
+    assert step_size(TrainConfig(epochs=10, lr=0.3), 0.0) == 0.3

@@ -59,6 +59,14 @@ def test_a_run_may_be_continued_for_more_epochs_but_not_for_fewer(folder):
         folder("train.epochs=4").check(resume=True, overwrite=False)
 
 
+def test_a_run_whose_steps_shrink_to_its_end_has_that_end(folder):
+    started = folder("train.epochs=5", "train.decay=cosine")
+    started.open(overwrite=False, provenance={})
+    started.close()
+    with pytest.raises(InputError, match=r"started with train.epochs=5 \(now 6\)"):
+        folder("train.epochs=6", "train.decay=cosine").check(resume=True, overwrite=False)
+
+
 def test_free_keys_exist():
     assert dict(flatten(load_config([]))).keys() >= FREE_KEYS
 

@@ -297,6 +297,25 @@ def test_a_finished_run_goes_on_to_more_epochs(arguments, tmp_path):
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "longer")
 
 
+def test_a_schedule_goes_on_where_it_was(arguments, tmp_path, monkeypatch):
+    schedule = ("train.epochs=4", "train.warm_up_epochs=1.5", "train.decay=cosine")
+    train(load_config(arguments(*schedule)))
+    stopped = load_config(arguments(*schedule, "name=stopped"))
+    keep = Run._keep
+
+    def cut(run, metrics):
+        keep(run, metrics)
+        if run.progress.epoch == 2:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_keep", cut)
+        with pytest.raises(PowerCutError):
+            train(stopped)
+    train(stopped, resume=True)
+    assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "stopped")
+
+
 def test_a_run_is_not_continued_on_other_data(arguments, tmp_path):
     config = load_config(arguments("train.epochs=2"))
     train(config)

@@ -82,6 +82,8 @@ class TrainConfig(engine.TrainConfig):
         batch_size: pairs of a step; null: the host's, officially BM3 2048, GRCN 1024, MAML 256; 2048 of the others.
         num_negatives: sampled items a pair; null: the host's, MAML 4, GRCN and the baselines 1; BM3 has none.
         lr: Adam's step size.
+        warm_up_epochs: over so many the step size rises to `lr`, step by step.
+        decay: what follows: `none` keeps the step size, `cosine` lets it fall to zero at the last of `epochs`.
         weight_decay: Adam's, on every parameter; none officially, where the hosts have penalties of their own.
         clip_norm: the largest gradient norm; null: any.
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.

@@ -190,6 +190,8 @@ class TrainConfig(engine.TrainConfig):
         epochs: passes over the users; every one is validated.
         batch_size: users per process and step. Deviation: the official script runs 128 on each of two GPUs; 128 is the paper's.
         lr: AdamW's step size.
+        warm_up_epochs: over so many the step size rises to `lr`, step by step.
+        decay: what follows: `none` keeps the step size, `cosine` lets it fall to zero at the last of `epochs`.
         weight_decay: AdamW's decay, on every parameter.
         clip_norm: the largest gradient norm.
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
