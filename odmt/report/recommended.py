@@ -13,6 +13,7 @@ WITHOUT = tuple(
         ("two", "two models", ("model.ensemble=2",)),
         ("dnn", "DNNs for adaptors", ("model.item_encoder=dnn",)),
         ("early", "the mean of the vectors", ("model.fusion=early",)),
+        ("steps", "steps of one size", ("train.decay=none",)),
         ("no_id", "without IDs", ("model.sources=[text,image]",)),
     )
 )
