@@ -31,23 +31,25 @@ def training_curve(run: Path, selection: str, baselines: Mapping[str, float] = M
     path = run / "metrics.jsonl"
     history = [parse_json(line, path) for line in read_text(path).splitlines()]
     epochs = [line["epoch"] for line in history]
+    marker = "o" if len(epochs) == 1 else ""  # a line needs two points to be seen
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, recall = figure.subplots(1, 2)
     parts = [name.removeprefix("train/") for name in history[0] if name.startswith("train/") and name != "train/loss"]
     for name in parts:
         colour = COLOURS.get(name.removeprefix("ce_"))
-        losses.plot(epochs, [line[f"train/{name}"] for line in history], label=name, color=colour)
+        losses.plot(epochs, [line[f"train/{name}"] for line in history], label=name, color=colour, marker=marker)
     losses.set(title="training losses", xlabel="epoch")
     prefix, suffix = f"{split}/", f"/{metric}"
     for name in (name for name in history[0] if name.startswith(prefix) and name.endswith(suffix)):
         source = name.removeprefix(prefix).removesuffix(suffix)
         width = 2.5 if source == "fused" else 1.2
-        recall.plot(epochs, [line[name] for line in history], label=source, color=COLOURS.get(source), linewidth=width)
+        values = [line[name] for line in history]
+        recall.plot(epochs, values, label=source, color=COLOURS.get(source), linewidth=width, marker=marker)
     for name, value in baselines.items():
         recall.axhline(value, color="grey", linestyle="--", label=name)
     recall.set(title=f"{'validation' if split == 'valid' else split} {metric}", xlabel="epoch", ylim=(0, None))
     for axes in (losses, recall):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False)
     return figure

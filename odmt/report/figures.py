@@ -164,7 +164,7 @@ def curves(metric: str, keys: Sequence[str], title: str, axis: str) -> Painter:
         axes.set(xlabel="epoch", ylabel=axis, title=title)
         locator = axes.xaxis.get_major_locator()
         assert isinstance(locator, MaxNLocator)  # a linear axis's
-        locator.set_params(integer=True)
+        locator.set_params(integer=True, min_n_ticks=1)
         _legend(axes)
 
     return paint
