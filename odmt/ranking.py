@@ -115,6 +115,14 @@ def constant_blocks(source: str, scores: Tensor, num_users: int, world: World) -
         yield ScoreBlock(users, {source: scores.repeat(len(users), 1)})
 
 
+def out_of_reach(held_out: ItemLists, seen: ItemLists) -> list[str]:
+    """A remark on the test items that are masked, if there are any."""
+    width = max(held_out.items.max(initial=0), seen.items.max(initial=0)) + 1
+    masked = np.isin(held_out.users * width + held_out.items, seen.users * width + seen.items).sum()
+    said = f"{masked} of {len(held_out.items)} test items stand in their user's own history, which is masked: they are misses"
+    return [said] if masked else []
+
+
 def count_ranks(scores: Tensor, rows: Tensor, items: Tensor) -> Tensor:
     """Rank entries of a score matrix within their rows.
 

@@ -150,6 +150,20 @@ def test_both_families_rank_the_same_held_out_items(root, tmp_path):
         assert seen == {graph.pairs.item_ids[item] for item in graph.seen(users, split)[0]}
 
 
+def test_items_that_no_model_can_rank_are_counted(root, tmp_path):
+    dataset = write_ring(tmp_path / "repeated", 20, 8)
+    ann, bob, *others = (dataset / "behaviours.tsv").read_text().splitlines()
+    lines = [f"{line.rsplit(' ', 1)[0]} {place}" for line, place in ((ann, 3), (bob, 8))]  # the latter is his validation item
+    (dataset / "behaviours.tsv").write_text("\n".join([*lines, *others]) + "\n")
+    small = [f"runs={tmp_path}", "family=graph", "model.host=bprmf", "model.dim=8", "train.device=cpu"]
+    said = "2 of 20 test items stand in their user's own history, which is masked: they are misses"
+    load = [f"data.root={tmp_path}", "data.dataset=repeated"]
+    assert Trainer.load(load_config([*load, *small]), ALONE).task.remarks() == [said]
+    for name in ("ring", "pairs"):
+        task = Trainer.load(load_config([f"data.root={root}", f"data.dataset={name}", *small]), ALONE).task
+        assert not [remark for remark in task.remarks() if "masked" in remark]
+
+
 def test_selection_on_the_test_set_only_by_name_and_said(arguments, tmp_path, capsys):
     with pytest.raises(
         InputError, match=r"unvalidated: no valid pairs, .* or choose on the test set .*: evaluation.selection=test"

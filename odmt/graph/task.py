@@ -20,7 +20,7 @@ from odmt.graph.published import published_metrics
 from odmt.graph.sampling import PairBatch, PairSampler
 from odmt.item_lists import ItemLists
 from odmt.precision import Precision
-from odmt.ranking import ScoreBlock
+from odmt.ranking import ScoreBlock, out_of_reach
 from odmt.task import EpochBatches, People, Scorer, Task, Vectors, builder_name
 
 SCORES = 1 << 22  # scores that are held at a time
@@ -118,6 +118,7 @@ class GraphTask(Task):
         without = int((self.pairs.test.counts == 0).sum())
         unseen = np.setdiff1d(self.pairs.test.items, self.pairs.train.items)
         found = [f"{without} of {self.pairs.num_users} users have no test item and count in no metric"] if without else []
+        found += out_of_reach(self.pairs.test, self._seen["test"])
         if len(unseen):
             share = np.isin(self.pairs.test.items, unseen).mean()
             found.append(f"{len(unseen)} items, {share:.1%} of the test pairs, never occur in train")

@@ -80,12 +80,6 @@ class Interactions(Windows):
         """The held-out item of every user [U]."""
         return self.items[self.offsets[1:] - (1 if split == "test" else 2)]
 
-    def num_repeated(self, split: Split) -> int:
-        """How many users' targets stand in their history, where no model can rank them."""
-        items, lengths = self.histories(np.arange(self.num_users), split)
-        found = items == np.repeat(self.targets(split), lengths)
-        return len(np.unique(np.repeat(np.arange(self.num_users), lengths)[found]))
-
     def train_counts(self) -> np.ndarray:
         """How often each item occurs in the training parts [N + 1], 0 for padding."""
         in_train = np.ones(len(self.items), bool)

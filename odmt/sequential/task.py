@@ -28,7 +28,7 @@ from odmt.item_lists import ItemLists
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
 from odmt.prefetch import prepared
-from odmt.ranking import ScoreBlock
+from odmt.ranking import ScoreBlock, out_of_reach
 from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, join, touched_items, train_batch
 from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.interactions import Interactions
@@ -251,11 +251,8 @@ class SequentialTask(Task):
 
 def remarks(interactions: Interactions) -> list[str]:
     """What a reader of the metrics should know of the data."""
-    found = []
-    if repeated := interactions.num_repeated("test"):
-        found.append(
-            f"{repeated} of {interactions.num_users} test items stand in their user's own history, which is masked: they are misses"
-        )
+    histories = ItemLists.of_counts(*interactions.histories(np.arange(interactions.num_users), "test"))
+    found = out_of_reach(held_out(interactions, "test"), histories)
     longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
     if longest < wanted:
         found.append(
