@@ -109,6 +109,19 @@ def test_a_dataset_is_found_by_its_name(folder):
         find_dataset(Path("data/yours"))
 
 
+def test_a_name_that_two_folders_have_is_refused(folder):
+    here = folder.parents[1] / "mine"
+    here.symlink_to(folder)
+    assert find_dataset(Path("mine")).samefile(folder), "one folder, found twice"
+    here.unlink()
+    here.mkdir()
+    with pytest.raises(InputError, match=rf"^mine: names two folders; .* is meant: {here} or data/mine$"):
+        find_dataset(Path("mine"))
+    assert find_dataset(here) == here
+    assert find_dataset(Path("data/mine")) == Path("data/mine")
+    assert find_dataset(Path("..")) == Path(".."), "no name"
+
+
 def test_what_cannot_be_read_is_said_without_a_traceback(folder):
     code = (
         "import os, sys; from odmt.cli import report_mistakes; from odmt.sequential.interactions import Interactions\n"

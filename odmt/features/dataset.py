@@ -33,17 +33,19 @@ def find_dataset(dataset: Path) -> Path:
     """The folder of a dataset that is given as data/NAME or by its name alone, as the configuration has it.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is neither, or there are both.
     """
     dataset = Path(dataset)
-    named = Path("data") / dataset
+    by_name = len(dataset.parts) == 1 and dataset.name != ".."
+    tried = [dataset, Path("data") / dataset] if by_name else [dataset]
     with reading(dataset):
-        if dataset.is_dir():
-            return dataset
-        if len(dataset.parts) == 1 and named.is_dir():
-            return named
-    tried = f"{dataset} or {named}" if len(dataset.parts) == 1 else str(dataset)
-    raise InputError(f"{tried}: no such folder; --dataset names a dataset, NAME or data/NAME; scripts/prepare.py makes one")
+        found = list({folder.resolve(): folder for folder in tried if folder.is_dir()}.values())
+    if len(found) > 1:
+        raise InputError(f"{dataset}: names two folders; give --dataset the one that is meant: {dataset.resolve()} or {found[1]}")
+    if found:
+        return found[0]
+    names = " or ".join(map(str, tried))
+    raise InputError(f"{names}: no such folder; --dataset names a dataset, NAME or data/NAME; scripts/prepare.py makes one")
 
 
 def table_state(path: Path) -> TableState:
