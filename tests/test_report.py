@@ -149,6 +149,16 @@ def test_a_search_chooses_by_validation(request_of):
     assert measure(cell, request).mean("recall@10") == 0.7
 
 
+def test_values_to_search_need_a_search(request_of):
+    for settings, message in (
+        ({"dims": [16]}, r"^--dims 16: .* by --search, which is not given; .* --overrides model.dim=16$"),
+        ({"lrs": [1e-3, 1e-4], "dry_run": True}, r"^--lrs 0.001 0.0001: .* --overrides train.lr=VALUE$"),
+        ({"grid": ["train.lr=[1e-3]"], "render_only": True}, r"^--grid train.lr=\[1e-3\]: .* --overrides KEY=VALUE$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            reproduce("table2", request_of("arts", **settings))
+
+
 def test_a_search_leaves_out_what_a_model_refuses(request_of):
     request = request_of("arts", search=True, dims=[25, 96], lrs=[1e-3])
     dims = {cell.row.key: [t.config.model.dim for t in candidates(cell, request)] for cell in cells_of("figure5", request)}

@@ -23,7 +23,7 @@ from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page
 from odmt.report.papers import load_reports
 from odmt.report.provenance import chosen_on_test, footer, gaps, searched
-from odmt.report.request import Request
+from odmt.report.request import Request, check_search
 from odmt.report.rows import Report
 from odmt.report.web_page import Chapter, write_reports
 
@@ -61,6 +61,7 @@ def reproduce(name: str, request: Request) -> int:
     Raises:
         InputError: settings that are wrong, a dataset or features that are missing; before anything is trained.
     """
+    check_search(request)
     reports = {key: report for key, report in load_reports().items() if key == name or (name == ALL and report.in_all)}
     plan = {key: [cell for dataset in request.datasets for cell in expand(reports[key], dataset, request)] for key in reports}
     if request.dry_run:

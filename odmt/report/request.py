@@ -52,6 +52,26 @@ class Request:
         self.datasets, self.seeds = list(dict.fromkeys(self.datasets)), list(dict.fromkeys(self.seeds))
 
 
+def check_search(request: Request):
+    """Refuse values to search where nothing is searched.
+
+    Raises:
+        InputError: naming them, and how one value is given without a search.
+    """
+    asked: dict[tuple[str, str], list] = {
+        ("--dims", "model.dim"): request.dims,
+        ("--lrs", "train.lr"): request.lrs,
+        ("--grid", "KEY"): request.grid,
+    }
+    for (option, key), values in asked.items():
+        if values and not request.search:
+            value = values[0] if len(values) == 1 and values is not request.grid else "VALUE"
+            raise InputError(
+                f"{option} {' '.join(map(str, values))}: values to choose from by --search, which is not given; add it, or give "
+                f"every trial one value: --overrides {key}={value}"
+            )
+
+
 def grid_values(request: Request, family: str) -> dict[str, list]:
     """The values to search that were asked for, by key.
 
