@@ -192,6 +192,8 @@ def test_dry_run_prints_every_trial_and_touches_nothing(place, capsys):
     ("grid", "args", "message"),
     [
         (GRID, ["--show"], "runs/ring/study.db: no trials yet"),
+        (GRID, ["--show", "--drop-others"], "--drop-others --show: --show prints and changes nothing; leave one of them out"),
+        (GRID, ["--retry-failed", "--dry-run"], "--retry-failed --dry-run: --dry-run prints and changes nothing"),
         (GRID, ["--set", "train.lrr=1"], "unknown key 'train.lrr'; did you mean train.lr?"),
         (GRID, ["--set", "train.lr"], "train.lr: expected KEY=VALUE"),
         (GRID, ["--gpus", "0,1,2", "--gpus-per-trial", "2"], "3 GPUs cannot be dealt out to trials of 2"),
@@ -459,6 +461,14 @@ def test_a_grid_that_was_edited_and_not_started_has_no_winner_yet(place):
         "odmt,lr-0.1": "finished (not of this GRID)",
     }
     assert "chosen" not in text
+
+
+def test_the_trials_of_other_grids_are_sorted_too(place):
+    old = open_queue({"train.lr": [0.1, 0.2, 0.3]})
+    finished(old, 0.4, 0.4)
+    finished(old, 0.5, 0.5)
+    text = summary(old.newest(), Path("runs/ring"), "valid/fused/recall@10", grid_trials("ring.yaml", {"train.lr": [0.4]}, {}))
+    assert [row[0] for row in table_rows(text)] == ["odmt,lr-0.4", "odmt,lr-0.2", "odmt,lr-0.1", "odmt,lr-0.3"]
 
 
 def test_the_trials_of_this_grid_decide_and_others_are_marked_and_dropped(place):

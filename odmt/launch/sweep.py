@@ -58,6 +58,8 @@ def launch(config: str, grid: Mapping[str, Values], args: Sequence[str] | None =
         else:
             trials = grid_trials(config, grid, settings)
             study = partial(TrialQueue, url, folder.name, trials)
+        if options.dry_run or options.show:
+            _refuse_changes(options)
         if options.dry_run:
             print(f"{options.trials} trials\n{space}" if search else trials_as_text(trials, options.gpus_per_trial))
             sys.exit(0)
@@ -98,6 +100,14 @@ def _search(options: Namespace) -> tuple[int, str, int] | None:
     if options.trials < 1 or not 0 <= seed < 2**32:
         raise InputError(f"--trials {options.trials} --sampler-seed {seed}: 1 trial or more, and a seed from 0 to 2^32 - 1")
     return options.trials, options.pruner or PRUNER, seed
+
+
+def _refuse_changes(options: Namespace):
+    """Refuse options that change the study beside one that only prints."""
+    prints = "--dry-run" if options.dry_run else "--show"
+    for option, given in {"--drop-others": options.drop_others, "--retry-failed": options.retry_failed}.items():
+        if given:
+            raise InputError(f"{option} {prints}: {prints} prints and changes nothing; leave one of them out")
 
 
 def grid_trials(config: str, grid: Mapping[str, Values], settings: Mapping[str, object]) -> dict[str, Trial]:

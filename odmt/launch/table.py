@@ -43,7 +43,7 @@ def summary(
     own: dict[str, list[str]] = {}
     for name in newest if trials is None else [name for name in trials if name in newest]:
         own.setdefault(trials[name].without_seed if trials else name, []).append(name)
-    others = [] if trials is None else [name for name in newest if name not in trials]
+    others = [] if trials is None else sorted(newest.keys() - trials.keys(), key=lambda name: (_rank([newest[name]]), name))
     ordered = sorted(own.items(), key=lambda item: _rank([newest[name] for name in item[1]]))
     rows = [_row(point, [newest[name] for name in names]) for point, names in ordered]
     unknown = [name for name in trials or () if name not in newest]  # GRID was edited, and not started since
