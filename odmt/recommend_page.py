@@ -118,8 +118,11 @@ def ranked_lists(
                 "history": [shelf.number(columns[column]) for column in had],
                 "held_out": [shelf.number(columns[column]) for column in targets[:MOST_HELD_OUT]],
                 "lists": by_source,
+                "ordered": run.task.ordered,
                 "ranks": {
-                    source: test_ranks[source][of_user][:MOST_HELD_OUT].tolist() for source in sources if test_ranks and targets
+                    source: [rank if np.isfinite(rank) else None for rank in test_ranks[source][of_user][:MOST_HELD_OUT].tolist()]
+                    for source in sources
+                    if test_ranks and targets
                 },
             }
         )

@@ -42,7 +42,7 @@ class People:
     """Who is to be recommended something.
 
     Attributes:
-        histories: what each has had, oldest first, as columns of the scores; nobody has had nothing.
+        histories: what each has had, oldest first where the task is `ordered`, as columns of the scores; nobody has had nothing.
         users: int64, who they are; None: people who are not in the data.
     """
 
@@ -70,6 +70,7 @@ class Task(ABC):
         first_item: the column of the scores in which items begin; what stands before it is padding.
         user_ids: the users' names in the dataset.
         item_ids: the items' names, column by column.
+        ordered: whether histories are in the order in which users had the items; else in none.
         dot_products: whether a score is the product of a user's and an item's vector.
         sparse_tables: parameters of which a batch touches few rows, with sparse gradients; of several processes each gives and
             takes those rows alone.
@@ -82,6 +83,7 @@ class Task(ABC):
     first_item: int = 0
     user_ids: list[str]
     item_ids: list[str]
+    ordered: bool = True
     dot_products: bool = True
     sparse_tables: Sequence[Tensor] = ()
 

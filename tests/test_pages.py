@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import needs_browser, visit
+from graph_dataset import write_pairs
 from PIL import Image
 from ring_dataset import write_ring
 
 from odmt.config_files import load_config
+from odmt.pages.rendering import write_page
 from odmt.recommend import load_run
 from odmt.recommend_page import write_recommendations
 from odmt.train import train
@@ -83,6 +85,34 @@ def test_all_that_was_had_and_recommended_stands_in_the_page(page, run_folder):
     for user, number in zip(run.user_ids, range(20)):
         places = "; ".join(f"{ranks[source][number]:g} by {source}" for source in run.sources)
         assert f'{user} <span class="note">held out: rank {places}</span>' in text
+
+
+def test_the_page_of_a_graph_model_says_what_its_data_are(tmp_path):
+    ring = write_ring(tmp_path / "ring", 20, 8)
+    ann, *others = (ring / "behaviours.tsv").read_text().splitlines()
+    (ring / "behaviours.tsv").write_text("\n".join([f"{ann.rsplit(' ', 1)[0]} 3", *others]) + "\n")
+    write_pairs(tmp_path / "pairs")
+    texts = {}
+    for dataset in ("ring", "pairs"):
+        places = [f"data.root={tmp_path}", f"data.dataset={dataset}", f"runs={tmp_path / 'runs'}", "train.device=cpu"]
+        config = load_config([*places, "family=graph", "model.host=bprmf", "model.dim=8", "train.epochs=1"])
+        train(config)
+        write_recommendations(load_run(config.folder), tmp_path / "page.html", "all", [], 5, False)
+        texts[dataset] = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert texts["ring"].count("<h4>history, oldest first</h4>") == 20
+    assert texts["ring"].count("held out: rank ") == 19
+    assert 'user0 <span class="note">held out: in the history already, so not ranked</span>' in " ".join(texts["ring"].split())
+    assert texts["pairs"].count("<h4>history</h4>") == 20, "its splits have no order"
+    assert "oldest first" not in texts["pairs"]
+    assert "in the history already" not in texts["pairs"]
+
+
+def test_an_item_that_some_models_mask_has_ranks_by_the_others(tmp_path):
+    person = {"name": "ann", "ranks": {"long": [None], "short": [3.5]}, "history": [], "held_out": [], "lists": {}, "ordered": True}
+    group = {"said": "whom both know", "people": [person]}
+    write_page(tmp_path / "page.html", "comparison.html", title="two", about="", tables={}, groups=[group])
+    said = "held out: rank none (in the history already) by long; 3.5 by short</span>"
+    assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @needs_browser

@@ -35,6 +35,7 @@ class Pairs:
         train: what models learn from.
         valid: by what epochs and settings are chosen; without any pair where a dataset has none.
         test: looked at once.
+        ordered: whether a user's items stand in the order of a sequence.
     """
 
     user_ids: list[str]
@@ -43,6 +44,7 @@ class Pairs:
     train: ItemLists
     valid: ItemLists
     test: ItemLists
+    ordered: bool = False
 
     @classmethod
     def load(
@@ -88,7 +90,7 @@ class Pairs:
         held_out = {split: items[offsets[1:] - back] for split, back in {"test": 1, "valid": 2}.items()}
         one_each = np.arange(len(offsets))
         edges = {split: ItemLists(numbers, one_each) for split, numbers in held_out.items()}
-        return cls(windows.user_ids, windows.item_ids, windows.texts, train, **edges)
+        return cls(windows.user_ids, windows.item_ids, windows.texts, train, **edges, ordered=True)
 
     @classmethod
     def _read_split(cls, folder: Path, without: Collection[str]) -> "Pairs":
@@ -112,7 +114,7 @@ class Pairs:
             order = np.argsort(users, kind="stable")
             edges[split] = ItemLists.of_counts(renumbered[items[order]], np.bincount(users, minlength=num_users)[kept])
         user_ids = lists["train"].users.filter(pl.Series(kept)).to_list()
-        return cls(user_ids, [names[n] for n in used], [texts[n] for n in used], **edges)
+        return cls(user_ids, [names[n] for n in used], [texts[n] for n in used], **edges, ordered=False)
 
     @property
     def num_users(self) -> int:

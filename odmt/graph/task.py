@@ -72,7 +72,7 @@ class GraphTask(Task):
     ):
         self.config, self.world, self.pairs = config, world, pairs
         self.tables, self.labels = tables, labels
-        self.user_ids, self.item_ids = pairs.user_ids, pairs.item_ids
+        self.user_ids, self.item_ids, self.ordered = pairs.user_ids, pairs.item_ids, pairs.ordered
         self.precision = Precision.choose(config.train.precision, world.device)
         self.built_by = builder_name(build)
         self._check_splits()
@@ -188,7 +188,7 @@ class GraphTask(Task):
     def _representations(self) -> tuple[Tensor, Tensor]:
         self.model.eval()
         users, items, *_ = self.model.prepared()
-        return users, items
+        return users.detach(), items.detach()  # some hosts give the tables themselves, which are parameters
 
     def _users(self, people: People) -> Tensor:
         if people.users is None:
