@@ -196,10 +196,13 @@ def test_popularity_groups_of_several_seeds(request_of):
 
 
 def test_groups_are_columns():
-    lines = [("SASRec", 0, 5, 0.1), ("SASRec", 1, 9, 0.2), ("ODMT", 0, 5, 0.3)]
-    text = groups_as_text(pd.DataFrame(lines, columns=["label", "group", "users", "value"])).set_index("")
+    rare = "seen once in training"
+    lines = [("SASRec", 0, 5, "", 0.1), ("SASRec", 1, 9, rare, 0.2), ("ODMT", 0, 5, "", 0.3), ("late", 1, 9, "", 0.4)]
+    table = pd.DataFrame(lines, columns=["label", "group", "users", "meaning", "value"]).assign(metric="recall@10")
+    text = groups_as_text(table).set_index("recall@10")
     assert text.loc["SASRec"].tolist() == ["0.1000", "0.2000"]
-    assert text.loc["ODMT"].to_dict() == {"group 0 (5 users)": "0.3000", "group 1 (9 users)": "–"}
+    assert text.loc["ODMT"].to_dict() == {"group 0 (5 users)": "0.3000", "group 1 (9 users): seen once in training": "–"}
+    assert text.loc["late"].tolist() == ["–", "0.4000"], "a run of an earlier version stands in the same column"
 
 
 def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():

@@ -163,11 +163,13 @@ def differences_as_text(table: pd.DataFrame, quoted_as: str = "paper") -> pd.Dat
 
 
 def groups_as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """One dataset's group table as text: a row a model, a column a group."""
-    text = table.assign(
-        text=table["value"].map("{:.4f}".format), head=[f"group {g} ({u} users)" for g, u in zip(table.group, table.users)]
-    )
-    return text.pivot_table("text", "label", "head", "first", fill_value=GAP, sort=False).reset_index(names="")
+    """One dataset's group table as text: a row a model, a column a group, with what it means; the metric in the corner."""
+    # Runs of earlier versions noted no meaning.
+    meanings = {group: f": {meaning}" for group, meaning in zip(table["group"], table["meaning"]) if meaning}
+    heads = [f"group {group} ({users} users){meanings.get(group, '')}" for group, users in zip(table["group"], table["users"])]
+    text = table.assign(text=table["value"].map("{:.4f}".format), head=heads)
+    rows = text.pivot_table("text", "label", "head", "first", fill_value=GAP, sort=False)
+    return rows.reset_index(names=table["metric"].iloc[0])
 
 
 def _names(measurement: Measurement) -> dict:
