@@ -1,6 +1,7 @@
 """What a run leaves behind, RUNS/DATASET/NAME/, and how it is opened, continued and closed."""
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -165,17 +166,19 @@ class RunFolder:
             return self._refuse_foreign()
         if overwrite:
             return self._refuse_foreign_config(started)
-        if not resume:
-            raise InputError(
-                f"{self.path}: holds a run already; continue it with {remedies.resume()}, replace it with {remedies.overwrite()}, "
-                f"or set another name={self._proposed_name()}"
-            )
-        if differing := self._differing():
+        try:
+            differing = self._differing()
+        except InputError as error:  # perhaps an earlier version's
+            self._refuse_foreign_config(started)
+            raise InputError(f"{error}; the run there cannot be continued: {self._instead()}") from error
+        if differing:
             words = ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
-            raise InputError(
-                f"{started}: the run was started with {words}; replace it with {remedies.overwrite()}, or set another "
-                f"name={self._proposed_name()}"
-            )
+            raise InputError(f"{self.path}: holds a run that was started with {words}; {self._instead()}")
+        if not resume:
+            raise InputError(f"{self.path}: holds a run already; continue it with {remedies.resume()}, {self._instead()}")
+
+    def _instead(self) -> str:
+        return f"replace it with {remedies.overwrite()}, or {self.another_name()}"
 
     def _differing(self) -> dict[str, tuple]:
         """The settings that differ from those that the run was started with: before and now."""
@@ -184,12 +187,13 @@ class RunFolder:
         free = FREE_KEYS | ({"train.epochs"} if longer else set())
         return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key] and key not in free}
 
-    def _proposed_name(self) -> str:
-        """The name that a grid would give to what is asked for; nothing where it is what the folder holds, or that is no run."""
-        with suppress(InputError):
-            if changed := {key: now for key, (_, now) in self._differing().items()}:
-                return name_with(self.config.name, changed)
-        return ""
+    def another_name(self) -> str:
+        """The remedy: the name that a grid would give to what is asked for; where it is what the folder holds, a free number's."""
+        name, changed = self.config.name, {}
+        with suppress(InputError):  # what the folder holds is no run
+            changed = {key: now for key, (_, now) in self._differing().items()}
+        free = (number for number in itertools.count(2) if not self.path.with_name(f"{self.path.name}-{number}").exists())
+        return f"set another name={name_with(name, changed) if changed else f'{name}-{next(free)}'}"
 
     def _refuse_foreign(self):
         """Refuse a folder that holds something and no run, and one within a dataset.
@@ -201,8 +205,8 @@ class RunFolder:
             foreign = sorted(set(os.listdir(self.path)) - self._own()) if self.path.is_dir() else []
         if foreign:
             raise InputError(
-                f"{self.path}: holds {foreign[0]} and no run ({CONFIG}), so nothing is written there or removed; set another name= "
-                "or runs="
+                f"{self.path}: holds {foreign[0]} and no run ({CONFIG}), so nothing is written there or removed; "
+                f"{self.another_name()}, or runs= to another folder"
             )
         if self.path.parent.resolve() == self.config.data.folder.resolve():
             raise InputError(f"{self.path}: lies in the dataset; set runs= to another folder than data.root")
@@ -212,7 +216,7 @@ class RunFolder:
         pairs = read_yaml(started)
         if not {"data", "train", "runs", "name"} <= pairs.keys():
             raise InputError(
-                f"{started}: not the configuration of a run, so {remedies.overwrite()} removes nothing; set another name="
+                f"{started}: not the configuration of a run, so {remedies.overwrite()} removes nothing; {self.another_name()}"
             )
 
     def _own(self) -> set[str]:
@@ -228,7 +232,7 @@ class RunFolder:
         """
         self._lock = self._lock or reserve(self.path)
         if self._lock is None:
-            raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or set another name=")
+            raise InputError(f"{self.path}: another process trains this run; wait for it, end it, or {self.another_name()}")
 
     def open(self, overwrite: bool, provenance: dict):
         """Note what runs where and on what, and send the log to the folder too; to overwrite, remove the old run first.

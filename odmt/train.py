@@ -65,7 +65,8 @@ class Run:
             return
         noted, now = load_metadata(self.folder.last), self.progress.basis
         noted["basis"] = Progress.read(noted, self.folder.last, self.config.selection).basis
-        check_basis(self.folder.last, noted, now, self.task, f"replace the run with {remedies.overwrite()}, or set another name=")
+        instead = f"replace the run with {remedies.overwrite()}, or {self.folder.another_name()}"
+        check_basis(self.folder.last, noted, now, self.task, instead)
         metadata = load_training(self.folder.last, self.trainer.model, self.trainer.optimizer)
         self.progress = Progress.read(metadata, self.folder.last, self.config.selection)
         self.progress.basis, self.progress.described = now, str(self.task)

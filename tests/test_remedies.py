@@ -16,11 +16,13 @@ from odmt.train import train
 def test_a_call_reads_of_keywords_and_a_command_of_flags(arguments, capsys):
     config = load_config(arguments("train.epochs=1"))
     train(config)
-    with pytest.raises(InputError, match="continue it with resume=True, replace it with overwrite=True, or set another name="):
+    with pytest.raises(
+        InputError, match=r"continue it with resume=True, replace it with overwrite=True, or set another name=run-2$"
+    ):
         train(config)
     with pytest.raises(SystemExit), report_mistakes():
         train(config)
-    assert "continue it with --resume, replace it with --overwrite, or set another name=" in capsys.readouterr().err
+    assert "continue it with --resume, replace it with --overwrite, or set another name=run-2\n" in capsys.readouterr().err
     assert (remedies.go_on(), remedies.train_anew(), remedies.test_anew()) == (
         "with resume=True the same call goes on",
         "train the run anew with overwrite=True",

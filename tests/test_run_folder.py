@@ -183,12 +183,30 @@ def test_a_run_of_another_seed_is_proposed_a_name(folder):
     started = folder()
     started.open(overwrite=False, provenance={})
     started.close()
-    with pytest.raises(InputError, match=r"or set another name=odmt,seed-2$"):
+    words = r"holds a run that was started with train.seed=1 \(now 2\); replace it with overwrite=True, or set another "
+    with pytest.raises(InputError, match=rf"odmt: {words}name=odmt,seed-2$"):
         folder("train.seed=2").check(resume=False, overwrite=False)
     with pytest.raises(InputError, match=r"set another name=odmt,lr-0.001,seed-2$"):
         folder("train.seed=2", "train.lr=1e-3").check(resume=True, overwrite=False)
-    with pytest.raises(InputError, match=r"or set another name=$"):
+    again = r"holds a run already; continue it with resume=True, replace it with overwrite=True, or set another "
+    for same in ([], ["train.device=cpu"], ["train.epochs=99"]):
+        with pytest.raises(InputError, match=rf"{again}name=odmt-2$"):
+            folder(*same).check(resume=False, overwrite=False)
+    folder("name=odmt-2").path.mkdir()
+    with pytest.raises(InputError, match=rf"{again}name=odmt-3$"):
         folder().check(resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_whose_settings_are_unknown_here_is_not_said_to_go_on(folder, resume):
+    started = folder()
+    started.open(overwrite=False, provenance={})
+    started.close()
+    with (started.path / "config.yaml").open("a") as file:
+        file.write("earlier: 1\n")
+    with pytest.raises(InputError, match=r"'earlier'.*; the run there cannot be continued: replace it with over.*name=odmt-2$"):
+        folder().check(resume=resume, overwrite=False)
+    folder().check(resume=False, overwrite=True)
 
 
 def test_a_run_goes_on_where_its_folder_lies_now(folder, tmp_path):

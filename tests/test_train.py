@@ -391,7 +391,7 @@ def test_a_run_belongs_to_one_process_at_a_time(arguments, tmp_path):
     holder.reserve()
     for flags in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(
-            InputError, match=r"ring/run: another process trains this run; wait for it, end it, or set another name="
+            InputError, match=r"ring/run: another process trains this run; wait for it, end it, or set another name=run-2$"
         ):
             train(config, **flags)
     assert [path.name for path in config.folder.iterdir()] == ["lock"]
@@ -410,7 +410,7 @@ def test_a_run_that_came_while_the_data_was_read_is_not_touched(arguments, monke
         return load(*args)
 
     monkeypatch.setattr(Trainer, "load", load_slowly)
-    with pytest.raises(InputError, match=r"ring/run: holds a run already"):
+    with pytest.raises(InputError, match=r"ring/run: holds a run that was started with train.lr=0.003 \(now 0.1\)"):
         train(load_config(arguments("train.lr=0.1")))
     assert load_config([str(other.folder / "config.yaml")]) == other
 
