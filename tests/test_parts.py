@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BACKBONE = re.search(r"```python\n(class Decay.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-IMPORTS = "\nimport torch\n\nfrom odmt.sequential.models.packing import Packing\n\n"
+BACKBONE = re.search(r"```python\n(import torch\n\nfrom [^`]*?class Decay.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 TOWER = """
 ITEM_ENCODERS["line"] = ItemEncoderPart(
     "Line", ClsTower, per_modality(lambda model, width: ClsTower(nn.Linear(width, model.dim)))
@@ -29,7 +28,7 @@ def tree(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("project")
     for folder in ("odmt", "configs", "tests"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
-    for file, added in {"sequential/models/parts.py": IMPORTS + BACKBONE + TOWER, "graph/hosts.py": HOST}.items():
+    for file, added in {"sequential/models/parts.py": "\n" + BACKBONE + TOWER, "graph/hosts.py": HOST}.items():
         with (place / "odmt" / file).open("a") as part:
             part.write(added)
     return place
