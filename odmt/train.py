@@ -257,7 +257,7 @@ def train(config: RunConfig, resume: bool = False, overwrite: bool = False, buil
             if resume:
                 run.resume()
             in_main(lambda: folder.open(overwrite, run.task.provenance()), world)
-            log.info("%s: %s", folder.path, run.trainer)
+            log.info("%s: %s", folder.path, str(run.trainer))  # whoever keeps the record keeps no model
             for remark in run.task.remarks():
                 log.info(remark)
             if run.progress.epoch:
