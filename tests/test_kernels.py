@@ -5,15 +5,25 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from odmt.bench.kernels import Counter, count, encode_items, kernels, make_batch, make_task, rank_users, train_step
+from odmt.bench.kernels import META, Counter, count, encode_items, kernels, make_batch, make_task, rank_users, train_step
 from odmt.bench.synthetic import MAX_SEQ_LEN
 from odmt.config_files import load_config
+from odmt.distributed import World
 from odmt.errors import InputError
+from odmt.features import items as items_module
+from odmt.optimizer import clip_norm
+from odmt.precision import Precision
 from odmt.report.odmt_paper import TABLE_2
+from odmt.sequential.scoring import encode_block, load_items
+from odmt.transfer import with_tensors
 
 SIZES = [f"data.max_seq_len={MAX_SEQ_LEN}", "model.dim=8", "train.batch_size=4"]
+
+
+GPU = torch.device("cuda", 0)
 
 
 class Sent(TorchFunctionMode):
@@ -63,6 +73,43 @@ def test_a_step_of_the_paper_has_no_more_kernels_than_the_aim():
 def test_an_evaluation_needs_no_value_from_the_device(task):
     with Sent() as sent:
         rank_users(task, list(encode_items(task)))
+    assert sent.calls == []
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch is built without CUDA")
+@pytest.mark.parametrize("key", [row.key for row in TABLE_2 if row.key != "gru4rec"])
+def test_a_step_and_an_evaluation_on_a_gpu_that_need_not_be_there(key, monkeypatch):
+    """In half precision as on a card, by PyTorch's fake tensors, which refuse to mix devices and to give a value.
+
+    Not on them but on the meta device, above, are held what asks for the card itself: backward passes, and cuDNN's GRU.
+    """
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    task = make_task(load_config([f"configs/models/{key}.yaml", *SIZES]), "tiny")
+    batch, items = make_batch(task), load_items(task.tables, torch.arange(1, 9), META, task.precision)
+    monkeypatch.setattr(
+        items_module, "to_gpu", lambda part, device: with_tensors(part, lambda tensor: tensor.to(device))
+    )  # unpinned
+
+    def on_gpu(part):
+        return with_tensors(part, lambda tensor: torch.empty_like(tensor, device=GPU))
+
+    with FakeTensorMode(allow_non_fake_inputs=True), Sent() as sent:
+        task.world, task.precision = World(0, 1, GPU), Precision("cuda", torch.float16)
+        task.model.to_empty(device=GPU).train()
+        with task.precision.autocast():
+            assert torch.is_autocast_enabled("cuda")
+            loss = task.model(on_gpu(batch), 1)["loss"]
+        assert (loss.device, loss.dtype) == (GPU, torch.float32)
+        for parameter in task.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        clip_norm(task.model.parameters(), 1.0)
+        task.optimizer().step()
+        task.model.eval()
+        vectors = encode_block(task.model.encode_items, on_gpu(items), task.precision)
+        assert {vector.device for vector in vectors.values()} == {GPU}
+        rank_users(task, vectors)
+        with pytest.raises(RuntimeError):
+            loss.item()
     assert sent.calls == []
 
 

@@ -140,7 +140,7 @@ def encode_items(task: SequentialTask) -> dict[str, Tensor]:
 def rank_users(task: SequentialTask, sources: Iterable[str]):
     """Encode a block of users, score as many of them as are scored at a time by all items' vectors, rank their targets."""
     columns = task.interactions.num_items + 1
-    catalogue = {source: torch.empty(columns, task.config.model.dim, device=META) for source in sources}
+    catalogue = {source: torch.empty(columns, task.config.model.dim, device=task.world.device) for source in sources}
     block = next(score_blocks(task.model, catalogue, task.interactions, "valid", task.world))
     with torch.inference_mode():
         rank_block(block, task.held_out("valid"), lambda users: task.seen(users, "valid"), {})
