@@ -24,11 +24,12 @@ class ImageServer:
         self.hits: Counter[str] = Counter()
         self.under_way = self.most_under_way = self.sent_bytes = 0
         self.delay_s = 0.0
+        self.limit: int | None = None  # of requests that are answered before it is changed
         self.content = b""  # of the path `content`
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(600)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def close(self):
@@ -57,6 +58,9 @@ class ImageServer:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
+            number = sum(self.hits.values())
+            while self.limit is not None and number > self.limit:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(self.delay_s)
             kind, _, rest = name.partition("/")
             return await getattr(self, f"_{kind.removesuffix('.jpg')}")(request, rest)

@@ -19,6 +19,7 @@ from mounts import make_read_only, need_mounts, own_mounts
 from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPImageProcessorPil
+from waiting import wait_until
 
 from odmt.errors import InputError
 from odmt.features.encoders import ImageEncoder, TextEncoder, TextForm
@@ -164,9 +165,7 @@ def test_killed_with_its_workers(dataset, job, uninterrupted):
     options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "4"]
     command = [sys.executable, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not count_records(dataset).get("image") and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: count_records(dataset).get("image"), process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert count_records(dataset)["image"] > 0
@@ -554,13 +553,11 @@ def test_one_of_two_processes_is_killed(dataset, job, uninterrupted):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (dataset / "features" / "image" / "shard-00001.lmdb").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((dataset / "features" / "image" / "shard-00001.lmdb").exists, process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         (victim,) = [pid for pid in children if rank_of(pid) == "1"]
         os.kill(int(victim), signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate()
     assert process.returncode == 1
     assert "Signal 9 (SIGKILL) received" in said
     extract_features(dataset, **job, verify=True)
@@ -583,7 +580,7 @@ def test_two_processes_write_two_shards_of_one_store(dataset, job, uninterrupted
     options = ["--image-encoder", job["image_encoder"], "--text-encoder", job["text_encoder"], "--batch-size", "4"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, SCRIPT, "--dataset", dataset, *options, "--device", "cpu", "--num-workers", "1", "--verify"]
-    run = subprocess.run(command, timeout=120, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("60 items read back, every checksum right") == 4
     for modality in ("image", "text"):

@@ -219,9 +219,9 @@ def test_fingerprint_of_the_content(tmp_path):
 def test_fingerprint_of_as_many_items_as_arts_has(tmp_path):
     with FeatureWriter(tmp_path, HEADER) as writer:
         writer.add({}, {f"item{number}": Record(f"{number:032x}", seen=f"{number} 1700000000") for number in range(60_000)})
-    begin = time.perf_counter()
+    begin = time.process_time()  # not the clock's: others may be busy
     fingerprint(tmp_path)
-    assert time.perf_counter() - begin < 3
+    assert time.process_time() - begin < 3
 
 
 def test_the_map_grows(tmp_path, monkeypatch):
@@ -311,7 +311,7 @@ def test_other_processes_read(tmp_path, method):
     answers = context.SimpleQueue()
     child = context.Process(target=read_in_child, args=(store, "a", answers))
     child.start()
-    child.join(60)
+    child.join()
     assert child.exitcode == 0
     assert answers.get() == tokens(1, 2).tolist()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read("a"), tokens(1, 2))
@@ -324,10 +324,10 @@ def test_opening_does_not_grow_with_the_items(tmp_path):
         fill(folder, {f"item{n}": tokens(n % 7) for n in range(count)})
         repeats = []
         for _ in range(5):
-            begin = time.perf_counter()
+            begin = time.process_time()
             with FeatureStore(folder) as store:
                 assert len(store) == count
-            repeats.append(time.perf_counter() - begin)
+            repeats.append(time.process_time() - begin)
         seconds[count] = min(repeats)
     assert seconds[30_000] < 5 * seconds[10] + 0.01
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from image_server import ImageServer, image_bytes
 from PIL import Image
+from waiting import wait_until
 
 from odmt.errors import InputError
 from odmt.prepare import downloads
@@ -44,7 +45,7 @@ def fetch(tmp_path, server):
 
         lines = ["\t".join([item, *map(whole, links.split())]) for item, links in urls.items()]
         (tmp_path / "image_urls.tsv").write_text("\n".join(lines) + "\n")
-        fetch_images(tmp_path, **{"allow_private": True, "retries": 2, "timeout_s": 5, **options})
+        fetch_images(tmp_path, **{"allow_private": True, "retries": 2, "timeout_s": 60, **options})
         return sorted(os.listdir(tmp_path / "images"))
 
     return run
@@ -85,8 +86,8 @@ def test_passing_trouble_is_waited_for(fetch, server, status):
     start = time.monotonic()
     assert fetch({"B1": f"status/{status}/2"}) == ["B1.jpg"]
     assert server.hits[f"status/{status}/2"] == 3
-    # 429 asks for a pause of a second each time.
-    assert (time.monotonic() - start >= 2) == (status == 429)
+    if status == 429:  # which asks for a pause of a second each time
+        assert time.monotonic() - start >= 2
 
 
 def test_a_pause_asked_for_holds_for_the_host(fetch, server):
@@ -198,16 +199,15 @@ def test_other_urls_are_refused(fetch, tmp_path, url):
 
 @pytest.mark.parametrize("form", ["announced", "unannounced"])
 def test_a_stream_of_10_gb_is_stopped(fetch, server, tmp_path, form):
-    start = time.monotonic()
     assert fetch({"B1": f"endless/{form}"}, max_mb=1) == []
     assert failures(tmp_path)["B1"] == ("longer than 1,000,000 bytes", "no")
-    assert time.monotonic() - start < 5
     # What was on its way when the reader stopped lies in the sockets' buffers.
     assert server.sent_bytes < 30_000_000
 
 
 def test_slow_servers(fetch, tmp_path):
-    assert fetch({"B1": "slow/0.3", "B2": "slow/30"}, timeout_s=1, retries=1) == ["B1.jpg"]
+    assert fetch({"B1": "slow/0.3"}, timeout_s=60, retries=0) == ["B1.jpg"]
+    assert fetch({"B1": "slow/0.3", "B2": "slow/600"}, timeout_s=1, retries=1) == ["B1.jpg"]
     assert failures(tmp_path)["B2"] == ("no complete answer within 1 s", "no")
 
 
@@ -267,29 +267,25 @@ def test_public_addresses(address, public):
 
 
 def test_killed_at_any_moment_it_goes_on(server, tmp_path):
-    server.delay_s = 0.05
+    server.limit = 24
     items = [f"B{n}" for n in range(60)]
     (tmp_path / "image_urls.tsv").write_text("".join(f"{item}\t{server.url}/image/{item}\n" for item in items))
     script = Path(__file__).parents[1] / "scripts" / "fetch_images.py"
     command = [sys.executable, script, "--dataset", tmp_path, "--allow-private", "--per-host", "4"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
 
-    def is_between_stores() -> bool:
-        """All but the four that are asked for have been stored; an image that is received but not stored is a fifth under way."""
-        hits = sum(server.hits.values())
-        return hits >= 20 and hits - len(list((tmp_path / "images").glob("*.jpg"))) <= 4
+    def num_stored() -> int:
+        return len(list((tmp_path / "images").glob("*.jpg")))
 
-    while not is_between_stores() and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: sum(server.hits.values()) == 28 and num_stored() == 24, process)  # four wait for their answers
     process.send_signal(signal.SIGKILL)
     process.wait()
-    there = len(list((tmp_path / "images").glob("*.jpg")))
-    assert 0 < there < 60
-    assert subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.startswith(f"{there} of 60 images".encode())
+    assert num_stored() == 24
+    server.limit = None
+    assert subprocess.run(command, capture_output=True, check=True).stdout.startswith(b"24 of 60 images")
     assert sorted(os.listdir(tmp_path / "images")) == sorted(f"{item}.jpg" for item in items)
     # Only what was under way when it was killed is asked for twice.
-    assert sum(server.hits.values()) <= 60 + 4
+    assert sum(server.hits.values()) == 60 + 4
 
 
 def test_a_list_of_failures_cut_off_by_a_kill_is_read(fetch, tmp_path):
@@ -337,7 +333,7 @@ def test_few_open_files(server, tmp_path, limit):
     (tmp_path / "image_urls.tsv").write_text("".join(f"B{number}\t{server.url}/image\n" for number in range(100)))
     command = ["sh", "-c", f'ulimit -n {limit} && exec "$@"', "sh", sys.executable, "scripts/fetch_images.py"]
     options = ["--dataset", str(tmp_path), "--allow-private", "--per-host", "64"]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     if done.returncode:
         assert "too many files are open: raise ulimit -n" in done.stderr

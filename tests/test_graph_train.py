@@ -1,11 +1,8 @@
 """Models on the graph through the engine: trained, selected, resumed, killed and refused as the sequential ones are."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import torch
 from graph_dataset import write_pairs
 from ring_dataset import write_ring
+from waiting import ENDLESS, end_after, wait_until
 
 from odmt.checkpoint import load_tensors
 from odmt.config_files import load_config
@@ -113,19 +111,17 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(model, arguments, tmp_path):
 
 
 def test_a_killed_run_goes_on(arguments, tmp_path):
-    train(load_config(arguments("model.host=grcn", "train.epochs=40", "train.patience=null", "name=straight")))
-    args = arguments("model.host=grcn", "train.epochs=40", "train.patience=null", "name=killed")
+    args = arguments("model.host=grcn", f"train.epochs={ENDLESS}", "train.patience=null", "name=killed")
     folder = tmp_path / "pairs" / "killed"
     process = subprocess.Popen([sys.executable, "-m", "odmt.train", *args], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / "result.json").exists()
-    train(load_config(args), resume=True)
+    try:
+        wait_until((folder / "metrics.jsonl").exists, process)
+    finally:
+        process.kill()
+        process.wait()
+    epochs = f"train.epochs={end_after(folder, 3)}"
+    train(load_config(arguments("model.host=grcn", epochs, "train.patience=null", "name=killed")), resume=True)
+    train(load_config(arguments("model.host=grcn", epochs, "train.patience=null", "name=straight")))
     killed, straight = contents(folder), contents(tmp_path / "pairs" / "straight")
     assert killed == straight
 

@@ -216,10 +216,10 @@ def gif_with_comment(num_bytes: int) -> bytes:
 )
 def test_what_the_header_tells_is_refused_before_decoding(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
-    begin = time.perf_counter()
+    begin = time.process_time()
     ((_, bad),) = load_batches(DecodedBatches([[tmp_path / "a.jpg"]], 8), 0, pin_memory=False)
     assert reason in bad[0]
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_large_files_with_little_metadata_are_decoded():

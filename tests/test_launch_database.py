@@ -1,6 +1,5 @@
 """Launchers on a real PostgreSQL server, of this file's own; skipped where PostgreSQL or its driver is not installed."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,18 +7,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 from ring_dataset import write_ring
+from waiting import ENDLESS, end_after, epochs_of, wait_until
 
 from odmt.errors import InputError
 from odmt.launch.queue import TrialQueue
 
-PATIENCE = 240  # seconds that a process may take on a busy machine
 PASSWORD = "s3cret"
 CONFIG = """
 data: {dataset: ring, max_seq_len: 6}
@@ -54,15 +52,12 @@ class Server:
         quick = ["-c", "fsync=off"]
         self.process = subprocess.Popen([self.programs / "postgres", *places, *quick], stderr=subprocess.DEVNULL, **self.user)
         ready = [self.programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        deadline = time.monotonic() + PATIENCE
-        while subprocess.run(ready).returncode:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: subprocess.run(ready).returncode == 0, self.process)
 
     def stop(self, how: signal.Signals = signal.SIGINT):
         """End it: SIGINT breaks all connections first."""
         self.process.send_signal(how)
-        self.process.wait(PATIENCE)
+        self.process.wait()
 
     def url(self, database: str = "postgres", user: str = "me", password: str = PASSWORD) -> str:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
@@ -125,27 +120,26 @@ def test_what_a_server_refuses_is_one_sentence_without_the_password(server):
 
 
 def test_a_server_that_stops_in_the_middle_of_a_grid_ends_it_and_it_goes_on(server, launcher, tmp_path):
-    args = ("--storage", server.url(), "--set", "train.epochs=60")
-    metrics = tmp_path / "runs" / "ring" / "odmt,epochs-60,lr-0.01" / "metrics.jsonl"
-    launched = launcher(*args)
-    deadline = time.monotonic() + PATIENCE
-    while not metrics.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    config, folder = tmp_path / "ring.yaml", tmp_path / "runs" / "ring" / "odmt,lr-0.01"
+    config.write_text(CONFIG.replace("epochs: 1", f"epochs: {ENDLESS}"))
+    launched = launcher("--storage", server.url())
+    wait_until((folder / "metrics.jsonl").exists, launched)
     server.stop()
-    out, errors = launched.communicate(timeout=PATIENCE)
+    out, errors = launched.communicate()
     server.start()
     assert launched.returncode == 2
     assert errors.splitlines()[-1].startswith("error: --storage: postgresql at 127.0.0.1: ")
     assert "Traceback" not in errors
     assert PASSWORD not in out + errors
 
-    launched = launcher(*args)
-    out, errors = launched.communicate(timeout=PATIENCE)
+    epochs = end_after(folder, 3)
+    config.write_text(CONFIG.replace("epochs: 1", f"epochs: {epochs}"))
+    launched = launcher("--storage", server.url())
+    out, errors = launched.communicate()
     assert launched.returncode == 0, errors
     assert out.count("| finished |") == 2
-    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, 61))
-    assert "continuing after epoch" in metrics.with_name("output.log").read_text()
+    assert epochs_of(folder) == list(range(1, epochs + 1))
+    assert "continuing after epoch" in (folder / "output.log").read_text()
 
 
 def test_a_server_that_was_started_anew_between_two_looks_is_connected_to_again(server):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def command(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "odmt", *args], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "odmt", *args], capture_output=True, text=True)
 
 
 def test_the_version_is_one_everywhere():

@@ -303,7 +303,7 @@ def test_as_a_user_types_it(atomic):
     scripts = Path(__file__).parents[1] / "scripts"
 
     def run(name: str, *options: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, scripts / name, *options], cwd=atomic, capture_output=True, text=True, timeout=60)
+        return subprocess.run([sys.executable, scripts / name, *options], cwd=atomic, capture_output=True, text=True)
 
     done = run("prepare.py", "recbole", "--inter", "ml.inter", "--item", "ml.item", "--out", "data/ml", "--min-length", "3")
     assert (done.returncode, done.stderr) == (0, "")

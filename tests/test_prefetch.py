@@ -17,7 +17,7 @@ def test_all_come_in_order_each_made_while_the_one_before_is_used():
 
     for number in (ahead := prefetch(items(), lambda: threads.append(threading.current_thread()))):
         if number < 3:
-            assert made[number + 1].wait(timeout=10)
+            assert made[number + 1].wait(timeout=600)
         assert not any(event.is_set() for event in made[number + 2 :])
     assert list(ahead) == []
     assert threads != [threading.current_thread()]

@@ -308,7 +308,7 @@ def test_as_a_user_types_it(raw):
     options = ["--interactions", "events.csv", "--items", "items.csv", "--images", "images", "--out", "data/mine"]
 
     def prepare(*more: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, script, "csv", *options, *more], cwd=raw, capture_output=True, text=True, timeout=60)
+        return subprocess.run([sys.executable, script, "csv", *options, *more], cwd=raw, capture_output=True, text=True)
 
     done = prepare("--min-length", "3", "--skip-bad-lines", "1")
     assert (done.returncode, done.stderr) == (0, "")

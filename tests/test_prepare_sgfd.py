@@ -241,9 +241,9 @@ def test_bad_lines_can_be_left_out(raw):
 def test_as_a_user_types_it(raw):
     script = Path(__file__).parents[1] / "scripts" / "prepare.py"
     command = [sys.executable, script, "sgfd", "--data", "Tiny", "--out", "data/tiny", "--validation", "none"]
-    done = subprocess.run(command, cwd=raw.parent, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=raw.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    again = subprocess.run(command, cwd=raw.parent, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(command, cwd=raw.parent, capture_output=True, text=True)
     assert again.returncode == 2
     assert again.stderr.splitlines() == [
         "error: data/tiny: the folder holds a dataset already; remove it, choose another name, or pass --overwrite"

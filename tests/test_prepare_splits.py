@@ -117,7 +117,7 @@ def test_as_a_user_types_it(raw):
     script = Path(__file__).parents[1] / "scripts" / "prepare.py"
     options = ["--interactions", "events.csv", "--items", "items.csv", "--out", "mine", "--label-column", "genres"]
     more = ["--split", "random", "--test-share", "0.3", "--valid-share", "0.1", "--seed", "1"]
-    done = subprocess.run([sys.executable, script, "csv", *options, *more], cwd=raw, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, script, "csv", *options, *more], cwd=raw, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert (raw / "mine" / "labels.tsv").exists()
 

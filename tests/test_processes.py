@@ -4,13 +4,13 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mounts import mount_tmpfs, need_mounts, own_mounts
+from waiting import wait_until
 
 from odmt.errors import InputError
 from odmt.features.processes import map_ahead
@@ -33,9 +33,7 @@ def test_they_are_made_in_other_processes_one_ahead(tmp_path):
 
     results = map_ahead(work, 6, 2)
     first = next(results)
-    deadline = time.monotonic() + 10
-    while not (tmp_path / "2").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until((tmp_path / "2").exists)
     assert {first, next(results)}.isdisjoint({os.getpid()})
     assert (tmp_path / "1").exists()
     assert (tmp_path / "2").exists()
@@ -55,13 +53,6 @@ def test_what_goes_wrong_is_raised(num_processes):
     with pytest.raises(MemoryError, match="three"):
         next(results)
     assert multiprocessing.active_children() == []
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def is_waiting(pid: int) -> bool:
@@ -95,7 +86,7 @@ def test_a_process_that_dies_while_it_sends_is_not_waited_for(tmp_path):
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     victim = int((tmp_path / "pid").read_text())
     wait_until(lambda: is_waiting(victim))
-    threading.Timer(0.01, os.kill, (victim, signal.SIGKILL)).start()  # while the result is read, or before
+    os.kill(victim, signal.SIGKILL)
     with pytest.raises(InputError, match="was killed by SIGKILL"):
         list(results)
     assert multiprocessing.active_children() == []
@@ -109,7 +100,7 @@ def test_processes_end_when_the_one_that_waits_is_killed(tmp_path):
     child = os.fork()
     if not child:
         for _ in map_ahead(work, 100, 4):
-            time.sleep(60)
+            time.sleep(3600)
     wait_until(lambda: len(list(tmp_path.iterdir())) >= 4 and all(path.read_text() for path in tmp_path.iterdir()))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
