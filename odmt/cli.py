@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 
 from odmt import remedies
-from odmt.errors import InputError, ProcessLostError, is_of_memory
+from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
 from odmt.files import explain
 
 MAIN_SECONDS = 20  # in which the main process of several has told a mistake that all have met
@@ -96,7 +96,7 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = first_line(error)
         _leave(f"error: not enough memory ({said}); end other programs, or take a machine with more", 2)
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odmt import remedies
-from odmt.errors import InputError, ProcessLostError, is_of_memory
+from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
 
 PR_SET_PDEATHSIG = 1
 # What gloo and NCCL say when the other end of a connection is gone.
@@ -83,7 +83,7 @@ def open_world(device: str = "auto") -> Iterator[World]:
 
 def _explained(error: Exception, size: int) -> Exception:
     """The error in words, where it is of memory or of a process that is gone; else as it is."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = first_line(error)
     if is_of_memory(error):
         return InputError(f"not enough memory ({said}); take a smaller train.batch_size or model.dim, or a machine with more")
     if size > 1 and any(sign in str(error) for sign in LOST):

@@ -12,6 +12,11 @@ class ProcessLostError(RuntimeError):
     """Another process of this run has ended, by an error that it tells itself or by a signal."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that only its library's authors read; of one that says nothing its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: the machine's, a GPU's, or what a thread needs; PyTorch tells most of it as a RuntimeError."""
     kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

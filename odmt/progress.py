@@ -6,6 +6,7 @@ from pathlib import Path
 
 from odmt import remedies
 from odmt.errors import InputError
+from odmt.files import parse_json, read_text
 from odmt.task import Task
 
 # What checkpoints of earlier versions call the same.
@@ -56,6 +57,24 @@ class Progress:
     def best(self, selection: str) -> float:
         """The best value so far of the metric that selects."""
         return self.history[self.best_epoch - 1][selection] if self.best_epoch else -1.0
+
+
+def read_history(run: Path) -> list[dict]:
+    """The metrics of a run's epochs so far, the lines of its metrics.jsonl; none before the first has ended.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    path, remedy = run / "metrics.jsonl", f"remove {run} and train it again"
+    if not path.exists():
+        return []
+    lines = [parse_json(line, path, remedy) for line in read_text(path, remedy).splitlines()]
+    if not all(isinstance(line, dict) for line in lines):
+        raise InputError(f"{path}: damaged: a line is no metrics; {remedy}")
+    return lines
 
 
 def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy: str):

@@ -142,8 +142,8 @@ def _neighbours(run: Recommendations, shelf: Shelf, items: list[str], k: int, ne
             near = table[table["item"] == item]
             by_item[item][source] = [_line(shelf, *row) for row in zip(near["neighbour"], near["rank"], near["score"])]
     folder = run.task.config.data.folder
-    names = [name for name in [*run.item_ids, *items] if name not in left_out_items(folder)]
-    names = list(dict.fromkeys(names))
+    left_out = left_out_items(folder)
+    names = [name for name in dict.fromkeys([*run.item_ids, *items]) if name not in left_out]
     for store_folder in sorted(path.parent for path in folder.glob("features/*/header.json")):
         with FeatureStore(store_folder) as store:
             rows = first_tokens(store, names)
@@ -151,12 +151,8 @@ def _neighbours(run: Recommendations, shelf: Shelf, items: list[str], k: int, ne
         asked = [item for item in items if item in places]
         if not asked:
             continue
-        found = nearest(rows, np.array([places[item] for item in asked]), k)
-        mean = np.mean([row.astype(np.float32) for row in rows.values()], 0)  # as `nearest` takes it away
-        for item, of_item in zip(asked, found):
-            units = [rows[place] - mean for place in (places[item], *of_item)]
-            cosines = [_cosine(units[0], other) for other in units[1:]]
-            lines = [_line(shelf, names[place], rank, cosine) for rank, (place, cosine) in enumerate(zip(of_item, cosines), 1)]
+        for item, *found in zip(asked, *nearest(rows, np.array([places[item] for item in asked]), k)):
+            lines = [_line(shelf, names[place], rank, cosine) for rank, (place, cosine) in enumerate(zip(*found), 1)]
             by_item[item][f"raw {store_folder.name} features"] = lines
     return [{"item": shelf.number(item), "note": "", "lists": lists} for item, lists in by_item.items()]
 
@@ -178,7 +174,3 @@ def _new(run: Recommendations, shelf: Shelf, added: list[str], k: int) -> list[d
 
 def _line(shelf: Shelf, name: str, rank: int, score: float) -> dict:
     return {"item": shelf.number(name), "rank": rank, "score": score, "hit": False}
-
-
-def _cosine(first: np.ndarray, second: np.ndarray) -> float:
-    return float(first @ second / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-12))

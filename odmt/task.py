@@ -72,8 +72,8 @@ class Task(ABC):
         item_ids: the items' names, column by column.
         ordered: whether histories are in the order in which users had the items; else in none.
         dot_products: whether a score is the product of a user's and an item's vector.
-        sparse_tables: parameters of which a batch touches few rows, with sparse gradients; of several processes each gives and
-            takes those rows alone.
+        sparse_tables: parameters of which a batch touches few rows, with sparse gradients: PyTorch's averaging over processes
+            leaves them to `average_gradients`.
     """
 
     config: RunConfig
@@ -168,9 +168,8 @@ class Task(ABC):
         """What a reader of the metrics should know of the data."""
         return []
 
-    def touched(self, batch) -> Tensor:
-        """The rows of the sparse tables that the step of a batch touches in any process, ascending int64 [U]."""
-        raise NotImplementedError
+    def average_gradients(self, batch):  # noqa: B027, most models leave it all to PyTorch
+        """Average over the processes, after a batch's backward, the gradients of `sparse_tables`."""
 
     def after_step(self):  # noqa: B027, most models have nothing to do
         """Do what follows every step of the optimizer."""

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from odmt.config import RunConfig, Split
-from odmt.distributed import World, mean_over_processes, reduce_rows
+from odmt.distributed import World, mean_over_processes
 from odmt.families import load_task
 from odmt.optimizer import clip_norm, set_step_size, step_size
 from odmt.ranking import Ranks, rank_held_out
@@ -97,8 +97,8 @@ class Trainer:
         with self.precision.autocast():
             losses = self.parallel(batch, epoch)
         self.scaler.scale(losses["loss"]).backward()
-        for table in self.task.sparse_tables if self.world.size > 1 else ():
-            reduce_rows(table, self.task.touched(batch), self.world)
+        if self.world.size > 1:
+            self.task.average_gradients(batch)
         self.scaler.unscale_(self.optimizer)
         if self.config.train.clip_norm is not None:
             clip_norm(self.model.parameters(), self.config.train.clip_norm)

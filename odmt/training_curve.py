@@ -6,7 +6,8 @@ from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
-from odmt.files import parse_json, read_text, written_whole
+from odmt.files import written_whole
+from odmt.progress import read_history
 
 COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
@@ -28,8 +29,7 @@ def training_curve(run: Path, selection: str, baselines: Mapping[str, float] = M
         baselines: its values for models without training by their names, drawn as lines.
     """
     split, _, metric = selection.split("/")
-    path = run / "metrics.jsonl"
-    history = [parse_json(line, path) for line in read_text(path).splitlines()]
+    history = read_history(run)
     epochs = [line["epoch"] for line in history]
     marker = "o" if len(epochs) == 1 else ""  # a line needs two points to be seen
     figure = Figure(figsize=(9, 3.4), layout="constrained")

@@ -38,7 +38,7 @@ def test_nearest_is_by_centred_cosine_without_the_item_itself():
     rows = {2 * n: vector for n, vector in enumerate(vectors)}  # every other item has no features
     shown = np.array([8, 20])
     centred = vectors.astype(np.float64) - vectors.astype(np.float64).mean(0)
-    for item, found in zip(shown, nearest(rows, shown, 3)):
+    for item, found in zip(shown, nearest(rows, shown, 3)[0]):
         query = centred[item // 2]
         cosines = {2 * n: query @ row / np.linalg.norm(query) / np.linalg.norm(row) for n, row in enumerate(centred)}
         del cosines[item]
@@ -47,7 +47,7 @@ def test_nearest_is_by_centred_cosine_without_the_item_itself():
 
 def test_neighbours_look_alike(dataset):
     rows = dict(enumerate(np.array(list(COLOURS.values()), np.float16)))
-    assert nearest(rows, np.array([0, 1, 2, 3]), 1)[:, 0].tolist() == [1, 0, 3, 2]
+    assert nearest(rows, np.array([0, 1, 2, 3]), 1)[0][:, 0].tolist() == [1, 0, 3, 2]
 
 
 def test_stores_are_described_and_drawn(dataset, capsys):

@@ -62,26 +62,29 @@ def write_epochs(trial: Trial, *recalls: float):
 
 
 def test_a_hopeless_run_is_ended_and_its_folder_can_be_read_and_continued(place, start):  # noqa: F811
-    queue = open_search(num_trials=6, pruner="median", **{"train.epochs": 100})
+    epochs = 400  # more than a run gets through before the launcher looks at it
+    judged_from = epochs // 10  # before that nobody is
+    queue = open_search(num_trials=6, pruner="median", **{"train.epochs": epochs})
     for _ in range(5):
         trial, lock = queue.claim()
-        write_epochs(trial, *[2.0] * 10)  # better than any run can be
+        write_epochs(trial, *[2.0] * judged_from)  # better than any run can be
         queue.finish(trial.name, result(2.0))
         lock.close()
     (place / "run_ring.py").write_text(LAUNCHER)
-    launcher = start("--sampler", "tpe", "--trials", "6", "--pruner", "median", "--set", "train.epochs=100")
+    launcher = start("--sampler", "tpe", "--trials", "6", "--pruner", "median", "--set", f"train.epochs={epochs}")
     table, words = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, words
     last = entries(queue)[-1]
     assert last.state == TrialState.PRUNED
-    assert max(last.intermediate_values) == 10  # a tenth of the epochs nobody is judged by
-    trial = Trial(("ring.yaml",), {"train.epochs": 100, **last.params}, frozenset(last.params))
+    assert max(last.intermediate_values) == judged_from
+    trial = Trial(("ring.yaml",), {"train.epochs": epochs, **last.params}, frozenset(last.params))
     assert table_rows(table)[-1][:2] == [trial.without_seed, "pruned"]
     assert f"{trial.name}: pruned\n" in words
     assert not (trial.folder / "result.json").exists()
     history = trial.history()
-    assert 10 <= len(history) < 100
-    assert last.value == last.intermediate_values[10] == max(line["valid/fused/recall@10"] for line in history[:10])
+    assert judged_from <= len(history) < epochs
+    best = max(line["valid/fused/recall@10"] for line in history[:judged_from])
+    assert last.value == last.intermediate_values[judged_from] == best
     assert trial.is_begun()
     with trial.lock():
         pass
@@ -89,8 +92,8 @@ def test_a_hopeless_run_is_ended_and_its_folder_can_be_read_and_continued(place,
 
 def test_a_killed_launcher_leaves_a_search_that_two_others_end(place, start):  # noqa: F811
     (place / "run_ring.py").write_text(LAUNCHER)
-    args = ("--sampler", "tpe", "--pruner", "none", "--set", "train.epochs=60", "--trials")
-    queue = open_search(**{"train.epochs": 60})
+    args = ("--sampler", "tpe", "--pruner", "none", "--set", "train.epochs=100", "--trials")
+    queue = open_search(**{"train.epochs": 100})
     trial, lock = queue.claim()
     lock.close()
     abandon(queue)
@@ -103,7 +106,7 @@ def test_a_killed_launcher_leaves_a_search_that_two_others_end(place, start):  #
     found = entries(queue)
     assert [entry.state.name for entry in found] == ["COMPLETE", "COMPLETE"]
     assert any("chosen by validation recall@10" in table for table in tables)
-    assert [line["epoch"] for line in trial.history()] == list(range(1, 61))
+    assert [line["epoch"] for line in trial.history()] == list(range(1, 101))
     assert (trial.folder / "output.log").read_text().count("continuing after epoch") == 1
     assert found[0].value == json.loads((trial.folder / "result.json").read_text())["valid"]["fused/recall@10"]
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from odmt.errors import InputError
+from odmt.errors import InputError, first_line
 from odmt.features.row_names import ID_NAMES
 
 FLOATS = "float16, float32, float64 or bfloat16"
@@ -138,7 +138,7 @@ def load_torch(path: Path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # pickle.UnpicklingError, RuntimeError and others, by what is broken
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{path}: no tensors that can be read without unpickling: {reason}; save a tensor with torch.save"
         ) from None
@@ -190,7 +190,7 @@ def explained(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, SafetensorError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if "allow_pickle" in reason or "Python objects" in reason:
             reason = "an object array, which would have to be unpickled; save the features as an array of numbers"
         raise InputError(f"{path}: cannot be read: {reason}") from error

@@ -62,7 +62,7 @@ def inspect_features(
     if not complete:
         raise InputError(f"{dataset}: no item of items.tsv has all features; run scripts/extract_features.py --dataset {dataset}")
     shown = np.random.default_rng(seed).permutation(complete)[:num_items]
-    neighbours = {modality: nearest(rows, shown, num_neighbours) for modality, rows in features.items()}
+    neighbours = {modality: nearest(rows, shown, num_neighbours)[0] for modality, rows in features.items()}
     images = find_images(dataset / "images", item_ids) if (dataset / "images").is_dir() else {}
     cells = [Cell(item_id, text, images.get(item_id)) for item_id, text in zip(item_ids, texts)]
     out = Path(out or dataset / "contact_sheet.png")
@@ -112,8 +112,8 @@ def first_tokens(store: FeatureStore, item_ids: list[str]) -> dict[int, np.ndarr
     return {index: store.read(item_ids[index])[0] for index in positions if item_ids[index] in store}
 
 
-def nearest(rows: dict[int, np.ndarray], shown: np.ndarray, num_neighbours: int) -> np.ndarray:
-    """The items nearest to some, these themselves left out: positions [Q, K], the nearest first.
+def nearest(rows: dict[int, np.ndarray], shown: np.ndarray, num_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items nearest to some, these themselves left out: positions [Q, K], the nearest first, and their cosines [Q, K].
 
     Features of one encoder share a large common direction; without taking away their mean all cosines are near 1.
     """
@@ -125,7 +125,7 @@ def nearest(rows: dict[int, np.ndarray], shown: np.ndarray, num_neighbours: int)
     cosines = vectors[queries] @ vectors.T  # [Q, N]
     cosines[np.arange(len(queries)), queries] = -np.inf
     order = np.argsort(-cosines, axis=1, kind="stable")[:, : min(num_neighbours, len(positions) - 1)]
-    return positions[order]
+    return positions[order], np.take_along_axis(cosines, order, axis=1)
 
 
 def contact_sheet(cells: list[Cell], shown: np.ndarray, neighbours: dict[str, np.ndarray]) -> Figure:

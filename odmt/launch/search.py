@@ -210,13 +210,8 @@ class SearchQueue(TrialQueue):
         try:
             history = trial.history()
             reached = list(accumulate((float(line[trial.config.selection]) for line in history), max))
-        except (
-            InputError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ):  # damaged, which is the run's affair: its result says what it is worth
-            return []
+        except (InputError, KeyError, TypeError, ValueError):
+            return []  # damaged, which is the run's affair: its result says what it is worth
         with self.database.explained():
             known = self.storage.get_trial(trial_id).intermediate_values
         for epoch in range(len(known) + 1, len(history) + 1):

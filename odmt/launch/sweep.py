@@ -61,7 +61,7 @@ def launch(config: str, grid: Mapping[str, Values], args: Sequence[str] | None =
         if options.dry_run or options.show:
             _refuse_changes(options)
         if options.dry_run:
-            print(f"{options.trials} trials\n{space}" if search else trials_as_text(trials, options.gpus_per_trial))
+            print(f"{search[0]} trials\n{space}" if search else trials_as_text(trials, options.gpus_per_trial))
             sys.exit(0)
         if options.show and not options.storage and not database.exists():
             raise InputError(f"{database}: no trials yet; start them without --show")
@@ -95,11 +95,10 @@ def _search(options: Namespace) -> tuple[int, str, int] | None:
         return None
     if options.drop_others:
         raise InputError("--drop-others: a search has a study of its own; leave it out, or --sampler tpe")
-    options.trials = NUM_TRIALS if options.trials is None else options.trials
-    seed = options.sampler_seed or 0
-    if options.trials < 1 or not 0 <= seed < 2**32:
-        raise InputError(f"--trials {options.trials} --sampler-seed {seed}: 1 trial or more, and a seed from 0 to 2^32 - 1")
-    return options.trials, options.pruner or PRUNER, seed
+    num_trials, seed = NUM_TRIALS if options.trials is None else options.trials, options.sampler_seed or 0
+    if num_trials < 1 or not 0 <= seed < 2**32:
+        raise InputError(f"--trials {num_trials} --sampler-seed {seed}: 1 trial or more, and a seed from 0 to 2^32 - 1")
+    return num_trials, options.pruner or PRUNER, seed
 
 
 def _refuse_changes(options: Namespace):

@@ -10,7 +10,7 @@ from typing import IO
 from odmt.config import RunConfig
 from odmt.config_files import flatten, in_yaml, load_config, name_with, valid_keys
 from odmt.errors import InputError
-from odmt.files import parse_json, read_text
+from odmt.progress import read_history
 from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
 PLACES = FREE_KEYS | {"family", "data.dataset", "name"}  # keys that say what runs where, not what is tried
@@ -108,19 +108,8 @@ class Trial:
         return folder.finished(()) if metrics_alone else folder.finished()
 
     def history(self) -> list[dict]:
-        """The metrics of the epochs so far, the lines of metrics.jsonl; none before the first has ended.
-
-        Raises:
-            InputError: they cannot be read.
-        """
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        remedy = f"remove {self.folder} and train it again"
-        lines = [parse_json(line, path, remedy) for line in read_text(path, remedy).splitlines()]
-        if not all(isinstance(line, dict) for line in lines):
-            raise InputError(f"{path}: damaged: a line is no metrics; {remedy}")
-        return lines
+        """The metrics of the epochs so far, as `read_history`."""
+        return read_history(self.folder)
 
     def lock(self) -> IO | None:
         """Reserve the folder for a launcher and the processes that inherit the file; None: another launcher or a run has it."""

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from odmt.errors import InputError
+from odmt.errors import InputError, first_line
 from odmt.prefetch import prefetch
 from odmt.prepare.quoted_lines import join_lines
 from odmt.prepare.raw_files import BROKEN, opened
@@ -93,7 +93,7 @@ class RawLines:
         except pl.exceptions.SchemaError:
             problem = "another number of columns than expected"
         except (pl.exceptions.PolarsError, csv.Error, InputError) as error:
-            problem = str(error).splitlines()[0]
+            problem = first_line(error)
         if not problem:
             yield table
         elif num_lines > 1:

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from odmt.errors import InputError
+from odmt.errors import InputError, first_line
 
 INSTANT = pl.Decimal(38, 18)  # seconds, or whatever unit the numbers have: 20 digits before the point, exact
 EXAMPLES = (
@@ -169,7 +169,7 @@ def _by_pattern(texts: pl.Series, pattern: str) -> pl.Series:
     try:
         return texts.str.strptime(pl.Datetime("us"), pattern, strict=False).dt.timestamp("us").cast(INSTANT)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"--timestamp-format {pattern!r}: {str(error).splitlines()[0]}; e.g. '%d.%m.%y %H:%M'") from error
+        raise InputError(f"--timestamp-format {pattern!r}: {first_line(error)}; e.g. '%d.%m.%y %H:%M'") from error
 
 
 def _instant() -> pl.Expr:

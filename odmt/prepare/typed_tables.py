@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from odmt.errors import InputError
+from odmt.errors import InputError, first_line
 from odmt.prepare.raw_files import opened
 from odmt.prepare.raw_tables import check_columns
 
@@ -27,9 +27,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, between: str 
             source.seek(0)
             table = pl.read_parquet(source, columns=list(dict.fromkeys(columns)) if columns else None)
         except pl.exceptions.PolarsError as error:
-            raise InputError(
-                f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}; write or download it again"
-            ) from error
+            raise InputError(f"{path}: cannot be read as Parquet: {first_line(error)}; write or download it again") from error
     return table.select(_text(column, between) for column in table.get_columns())
 
 

@@ -1,6 +1,6 @@
 """A table of this project's own: sequential models and models on the graph on one dataset of sequences, the same items held out."""
 
-from odmt.report.rows import Report, Row, against, axis
+from odmt.report.rows import RECALL_AND_NDCG, Report, Row, against, axis
 
 ROWS = (
     Row("bprmf", "BPR-MF", "bprmf"),
@@ -18,7 +18,7 @@ REPORTS = {
     "families": Report(
         "Both families of models, on datasets of sequences",
         ROWS,
-        metrics=("recall@10", "ndcg@10", "recall@20", "ndcg@20"),
+        metrics=RECALL_AND_NDCG,
         comparisons=against("odmt", ROWS),
         grid=(axis("train.lr", 1e-2, 1e-3, 1e-4),),
     )

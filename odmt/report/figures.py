@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import IO, TypedDict
 
 import matplotlib
 import numpy as np
@@ -45,8 +45,13 @@ def save(figure: Figure, path: Path):
     """Write a figure as PNG and SVG; the suffix is added to the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".png"), dpi=150)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text that can be selected and searched
-        figure.savefig(path.with_suffix(".svg"))
+    save_svg(figure, path.with_suffix(".svg"))
+
+
+def save_svg(figure: Figure, to: Path | IO[str]):
+    """Write a figure as SVG with text that can be selected and searched."""
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(to, format="svg")
 
 
 def _bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]]):

@@ -9,7 +9,7 @@ import pandas as pd
 from odmt.report.figures import LOSS, RECALL, bars, curves, lines, popularity
 from odmt.report.measurements import Measurement
 from odmt.report.quoted import DATASETS, read
-from odmt.report.rows import Report, Row, against, axis
+from odmt.report.rows import RECALL_AND_NDCG, Report, Row, against, axis
 from odmt.report.tables import curve_table, group_table, groups_as_text
 from odmt.sequential.config import Config, DataConfig
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS
@@ -163,7 +163,7 @@ REPORTS = {
     "table2": _report(
         "Table 2: overall performance",
         TABLE_2,
-        metrics=("recall@10", "ndcg@10", "recall@20", "ndcg@20"),
+        metrics=RECALL_AND_NDCG,
         comparisons=against("odmt", TABLE_2),
         quoted=quoted_table2,
     ),

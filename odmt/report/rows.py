@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+RECALL_AND_NDCG = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")  # as ODMT's tables have them
+
 Axis = tuple[Mapping[str, object], ...]  # what a search tries in turn: settings by key, in each point of the axis the same keys
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from odmt.config_files import flatten
 from odmt.launch.trials import Trial
 from odmt.pages.rendering import BOLD, table_cells, write_page
 from odmt.report.expansion import candidates, result_of
+from odmt.report.figures import save_svg
 from odmt.report.measurements import Measurement
 from odmt.report.page import Page
 from odmt.report.request import Request
@@ -56,8 +56,7 @@ def write_reports(chapters: Sequence[Chapter], request: Request, path: Path):
 def svg(figure: Figure) -> str:
     """A figure as SVG whose text is text, without the head that only a file needs."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg")
+    save_svg(figure, buffer)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 
 
@@ -101,10 +100,9 @@ def _run(trial: Trial) -> dict:
     folder, config = trial.folder, trial.config
     made = json.loads(_text(folder / "environment.json") or "{}")
     log = _text(folder / "train.log").splitlines()[-LOG_LINES:]
-    history = _text(folder / "metrics.jsonl")
     return {
         "name": f"{config.data.dataset}/{config.name}",
-        "curve": svg(training_curve(folder, config.selection)) if history else "",
+        "curve": svg(training_curve(folder, config.selection)) if trial.history() else "",
         "settings": "\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(config)),
         "environment": json.dumps({key: value for key, value in made.items() if key != "before"}, indent=2),
         "log": "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in log),

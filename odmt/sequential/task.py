@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odmt.config import Split
-from odmt.distributed import World
+from odmt.distributed import World, reduce_rows
 from odmt.errors import InputError
 from odmt.features.items import to_device
 from odmt.features.labels import Labels, read_labels
@@ -168,19 +168,21 @@ class SequentialTask(Task):
             return train_batch(self.interactions, users, not self.config.model.noisy_items, self.token_counts)
 
         def build(users: Sequence[np.ndarray]) -> Batch:
-            batches = [of(block) for block in users] if together else []
-            batch = batches[rank] if together else of(users[rank])
-            batch.everyone = join(batches, rank) if together else None
-            batch.touched = touched_items(self.interactions, users) if several else None
+            batch = of(users[rank])
+            if together:
+                batch.everyone = join([batch if process == rank else of(block) for process, block in enumerate(users)], rank)
+            if several:
+                batch.touched = touched_items(self.interactions, users)
             batch.items.features = gather_features(self.tables, batch.items.numbers)
             return to_device(batch, self.world.device, self.precision.dtype)
 
         return prepared(map(build, steps), self.world.device)
 
-    def touched(self, batch: Batch) -> Tensor:
-        """The items of all processes' batches."""
+    def average_gradients(self, batch: Batch):
+        """Of the ID tables, by the rows that some process's batch has looked up."""
         assert batch.touched is not None, "of several processes"
-        return batch.touched
+        for table in self.sparse_tables:
+            reduce_rows(table, batch.touched, self.world)
 
     def catalogue(self) -> dict[str, Tensor]:
         """Vectors of all items [N + 1, D] by source, under the weights of now; row 0 is the padding's."""
