@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from odmt.compare import Comparison, load_comparison
-from odmt.exports import check_place
+from odmt.outputs import check_page
 from odmt.pages.rendering import table_cells, write_page
 from odmt.recommend_page import Shelf, ranked_lists
 
@@ -34,7 +34,7 @@ def compare(
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if page is not None:
-        check_place(Path(page), (".html", ".htm"))
+        check_page(Path(page))
     comparison = load_comparison(runs, top, device, data_root)
     tables = comparison.tables()
     for heading, table in tables.items():

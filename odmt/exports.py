@@ -1,9 +1,7 @@
 """What leaves a run for other programs: tables of recommendations, and vectors as vector databases take them."""
 
 import json
-import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ import torch
 from odmt.checkpoint import save_tensors
 from odmt.errors import InputError
 from odmt.features.item_table import not_utf8
-from odmt.files import write_text, writing, written_whole
+from odmt.files import write_text, written_whole
+from odmt.outputs import check_file, whole_folder
 from odmt.recommend import Recommendations
 
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
@@ -22,28 +21,27 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
     ".csv": lambda table, path: table.write_csv(path),
     ".jsonl": lambda table, path: table.write_ndjson(path),
 }
-ABOUT = "about.json"  # by which a folder of vectors is known
+SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {".parquet": pl.scan_parquet, ".csv": pl.scan_csv, ".jsonl": pl.scan_ndjson}
+COLUMNS = (["user", "rank", "item", "score"], ["item", "rank", "neighbour", "score"])  # that a table begins with
+ABOUT = "about.json"
+VECTORS = (ABOUT, *(f"{kind}_{part}" for kind in ("item", "user") for part in ("vectors.safetensors", "ids.txt")))
 
 
 def check_suffix(path: Path):
-    """Refuse a file that no writer is for, before anything is worked out.
+    """Refuse a table that is not to be written, before anything is worked out.
 
     Raises:
-        InputError: with the endings that there are; a folder that cannot be written to.
+        InputError: with the endings that there are; a file that holds something else than recommendations.
     """
-    check_place(path, WRITERS)
+    check_file(path, WRITERS, _is_table)
 
 
-def check_place(path: Path, suffixes: Collection[str]):
-    """Refuse a file with another ending than these, or in a folder that is not there.
-
-    Raises:
-        InputError: saying so.
-    """
-    if path.suffix not in suffixes:
-        raise InputError(f"{path}: unknown ending {path.suffix!r}; take one of {', '.join(suffixes)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}; name a file in one")
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table of recommendations or neighbours, or an empty one."""
+    try:
+        return path.stat().st_size == 0 or list(SCANS[path.suffix](path).collect_schema())[:4] in COLUMNS
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def write_table(table: pd.DataFrame, path: Path):
@@ -96,32 +94,8 @@ def export_vectors(run: Recommendations, folder: Path):
     Raises:
         InputError: the folder holds something else.
     """
-    with whole_folder(Path(folder), ABOUT) as partial:
+    with whole_folder(Path(folder), VECTORS) as partial:
         _write_vectors(run, partial)
-
-
-@contextmanager
-def whole_folder(folder: Path, mark: str) -> Iterator[Path]:
-    """Give a folder to write into that gets its name when everything is in it; one of its kind, known by a file, is replaced.
-
-    Raises:
-        InputError: it holds something else, or cannot be written.
-    """
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds other files already; name a folder that is new, or one that this command has made")
-    partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        with writing(folder):
-            partial.mkdir(parents=True)
-            yield partial
-            if folder.exists():
-                folder.rename(replaced)
-            partial.rename(folder)
-    finally:
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_vectors(run: Recommendations, folder: Path):

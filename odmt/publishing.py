@@ -10,12 +10,13 @@ from tabulate import tabulate
 from odmt.checkpoint import load_metadata, load_tensors, save_tensors
 from odmt.config_files import flatten, load_config
 from odmt.errors import InputError
-from odmt.exports import whole_folder
 from odmt.files import read_json, write_text
+from odmt.outputs import whole_folder
 from odmt.recommend import Recommendations, load_run
 from odmt.train import result_table
 
 CARD, WEIGHTS, RESULT = "README.md", "model.safetensors", "result.json"
+PARTS = (CARD, WEIGHTS, RESULT, "config.yaml", "config.json")
 NOT_PUBLISHED = ("runs", "data.root")  # where they lay on one machine
 
 
@@ -36,7 +37,7 @@ def publish(run: Path, out: Path | None = None, license: str = "", data_root: Pa
     loaded = load_run(run, "cpu", data_root)
     result, made = read_json(run / RESULT), read_json(run / "environment.json")
     settings = dict(flatten(load_config([str(run / "config.yaml")], anywhere=True)))
-    with whole_folder(Path(out), WEIGHTS) as folder:
+    with whole_folder(Path(out), PARTS) as folder:
         weights, noted = load_tensors(run / "best.safetensors")
         if "basis" not in noted:  # an earlier version noted it in the other checkpoint
             noted |= {"basis": load_metadata(run / "last.safetensors").get("basis", {})}

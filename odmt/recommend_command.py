@@ -11,8 +11,9 @@ from tabulate import tabulate
 
 from odmt import exports
 from odmt.errors import InputError
-from odmt.exports import check_place, check_suffix, read_users, write_table
+from odmt.exports import check_suffix, read_users, write_table
 from odmt.features.item_table import read_fields
+from odmt.outputs import check_page
 from odmt.recommend import Recommendations, load_run
 from odmt.recommend_page import write_recommendations
 
@@ -63,7 +64,7 @@ def recommend(
         if bool(users) == bool(similar_to):
             raise InputError("--out is one table: give --users or --similar-to with it, not both")
     if page is not None:
-        check_place(Path(page), (".html", ".htm"))
+        check_page(Path(page))
     asked = read_users(users) if users else None
     loaded = load_run(run, device, data_root)
     if page is not None:

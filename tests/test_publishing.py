@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkpoints import write_clip
 from ring_dataset import write_ring
 
 from odmt.config_files import load_config
@@ -43,6 +44,11 @@ def test_a_published_run_recommends_the_same(settings, tmp_path):
     assert "Seed 1" in text
     assert str(tmp_path) not in text.partition("Frozen")[0] + (out / "config.json").read_text(), "nothing of this machine's folders"
     assert json.loads((out / "config.json").read_text())["model"]["dim"] == 8
+    encoder = write_clip(tmp_path / "encoder")
+    before = sorted(path.name for path in encoder.iterdir())
+    with pytest.raises(InputError, match=r"encoder: has no README.md, so this command has not made it"):
+        publish(config.folder, encoder)
+    assert sorted(path.name for path in encoder.iterdir()) == before
     (config.folder / "result.json").unlink()
     with pytest.raises(InputError, match="the run is not finished"):
         publish(config.folder, out)

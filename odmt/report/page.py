@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from odmt.files import write_text
+from odmt.errors import InputError
+from odmt.files import read_text, write_text
 from odmt.pages.rendering import BOLD
 
 GAP = "–"
@@ -67,12 +68,25 @@ class Page:
 
     def write(self, folder: Path, numbers: dict[str, pd.DataFrame]):
         """Write the page and its numbers, tables by file name of which the first is the page's too."""
-        folder.mkdir(parents=True, exist_ok=True)
         name = next(iter(numbers))
         write_text(folder / f"{name}.md", self.markdown())
         write_text(folder / f"{name}.tex", self.latex())
         for csv, table in numbers.items():
             write_text(folder / f"{csv}.csv", table.to_csv(index=False))
+
+
+def check_replaced(folder: Path, name: str, title: str):
+    """Refuse to replace files that have the names of a report's and are none.
+
+    Raises:
+        InputError: naming one.
+    """
+    page = folder / f"{name}.md"
+    there = [path for path in (page, *(page.with_suffix(suffix) for suffix in (".tex", ".csv", ".png", ".svg"))) if path.exists()]
+    if there and not (page.exists() and read_text(page).startswith(f"# {title}\n")):
+        raise InputError(
+            f"{there[0]}: not of this report, which would replace it; move it away, or name another folder with --reports"
+        )
 
 
 def _tabulate(table: pd.DataFrame, style: str) -> str:

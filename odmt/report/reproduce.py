@@ -15,12 +15,14 @@ from tqdm import tqdm
 from odmt.cli import report_mistakes, run
 from odmt.cores import num_cores
 from odmt.errors import InputError
+from odmt.files import writing
 from odmt.launch.pool import check_gpus, run_trials
 from odmt.launch.trials import Trial
+from odmt.outputs import check_page
 from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of, search_size
 from odmt.report.measurements import Measurement, measure
-from odmt.report.page import Page
+from odmt.report.page import Page, check_replaced
 from odmt.report.papers import load_reports
 from odmt.report.provenance import chosen_on_test, footer, gaps, searched
 from odmt.report.request import Request, check_search
@@ -74,9 +76,16 @@ def reproduce(name: str, request: Request) -> int:
         return 0
     if request.search and not request.render_only:
         log.info(count(plan, request))
+    page = request.page or (request.reports / "index.html" if name == ALL else None)
+    with writing(request.reports):
+        request.reports.mkdir(parents=True, exist_ok=True)
+    for key, report in reports.items():
+        check_replaced(request.reports, key, report.title)
+    if page:
+        check_page(page)
     failures = 0 if request.render_only else train_missing(plan, request)
     chapters = [write(key, reports[key], [measure(cell, request) for cell in cells], request) for key, cells in plan.items()]
-    if page := request.page or (request.reports / "index.html" if name == ALL else None):
+    if page:
         write_reports(chapters, request, page)
         log.info("page: %s", page)
     return failures
