@@ -255,6 +255,14 @@ def test_forms_of_ratings(raw, capsys, header, order, said):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["U{}", "{:010}x", "A{:013}"])
+def test_users_who_come_first_are_seen_by_the_items_beside_them(raw, name):
+    rows = [f"{name.format(user)},{asin},5.0,{10**9 + place}" for user in range(3) for place, asin in enumerate(ASINS)]
+    (raw / "ratings.csv").write_text("\n".join(rows) + "\n")
+    write_lines(raw / "meta", metadata_2014())
+    assert prepare(raw, "ratings.csv", "meta") == {name.format(user): ASINS for user in range(3)}
+
+
 def test_other_forms_are_named(raw):
     (raw / "ratings.csv").write_text("who,what,stars,when\nu,a,5,today\n")
     with pytest.raises(InputError, match=r"ratings.csv: neither of the keys user_id, .*; it has who, what, stars, when"):

@@ -219,7 +219,7 @@ def test_lines_are_numbered_as_they_stand_in_the_file(raw):
 
 
 def test_columns_of_the_text_are_said(raw, capsys):
-    write(raw / "items.csv", ",item_id,title,price,Unnamed: 4", "0,a,thing a,10.99,x", "1,b,B,,y", "2,c,C,1,z")
+    write(raw / "items.csv", ",item_id,title,price,Unnamed: 0.1", "0,a,thing a,10.99,x", "1,b,B,,y", "2,c,C,1,z")
     assert run(raw).texts == ["thing a 10.99", "b ", "c 1"]
     out = capsys.readouterr().out
     assert "text of the items, from items.csv: title ('thing a'), price ('10.99'); column 1, 5 has no name and is left out" in out

@@ -71,6 +71,12 @@ def _choose(path: Path, keys: list[str]) -> dict[str, str]:
     return chosen
 
 
+def _item_first(pair: list[str]) -> bool:
+    """Whether two columns look like an item and a user."""
+    first, second = (bool(ITEM.fullmatch(name)) - bool(USER.fullmatch(name)) for name in pair)
+    return first > second
+
+
 def _order(path: Path, rows: list[list[str]]) -> list[str]:
     """The columns of ratings without a header, by what the first two look like."""
     if len(rows[0]) != 4:
@@ -79,8 +85,7 @@ def _order(path: Path, rows: list[list[str]]) -> list[str]:
             "user,item,rating,time (2014)"
         )
     pairs = [row[:2] for row in rows if len(row) == 4]
-    item_first = sum(bool(ITEM.fullmatch(first) and not ITEM.fullmatch(second)) for first, second in pairs)
-    user_first = sum(bool(USER.fullmatch(first) and not USER.fullmatch(second)) for first, second in pairs)
+    item_first, user_first = sum(map(_item_first, pairs)), sum(_item_first(pair[::-1]) for pair in pairs)
     generation = "2014" if user_first > item_first else "2018"
     print(f"{path}: ratings without a header, read as {','.join(ORDERS[generation])} ({generation})")
     return ORDERS[generation]

@@ -17,7 +17,7 @@ from odmt.prepare.raw_lines import RawLines, count
 JSON = (".json", ".jsonl", ".ndjson")
 TABS = (".tsv", ".tab", ".inter", ".item")  # the last two are RecBole's and MMRec's
 Convert = Callable[[pl.DataFrame], pl.DataFrame]
-NAMELESS = re.compile(r"|Unnamed: \d+")  # what pandas writes for an index, and what it makes of it when it reads it again
+NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)*")  # what pandas writes for an index, and what it makes of it when it reads it again
 
 
 def delimiter(path: Path) -> str:
