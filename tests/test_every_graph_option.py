@@ -1,16 +1,14 @@
 """No key of a model on the graph is idle: each, changed alone, changes what a run does; what cannot be is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from graph_dataset import write_pairs
-from test_every_option import FAMILY, NAMES, Change
+from test_every_option import FAMILY, NAMES, Change, measured  # noqa: F401, a fixture
 
 from odmt.config_files import load_config, valid_keys
 from odmt.errors import InputError
-from odmt.train import train
 
 GRCN, MAML, LIGHTGCN = ("model.host=grcn",), ("model.host=maml",), ("model.host=lightgcn",)
 SEQUENCES = ("data.dataset=sequences", "data.max_seq_len=5")
@@ -89,22 +87,12 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def observe(root, monkeypatch):
-    """Run a configuration; returns what it measured, but the times."""
+def observe(root, monkeypatch, measured):  # noqa: F811
+    """Run settings on the pairs as `measured` does."""
     monkeypatch.chdir(root)
     small = ("family=graph", "data.root=data", "data.dataset=pairs", "train.device=cpu", "train.lr=0.01")
-    sizes = ("model.dim=8", "train.epochs=2", "train.batch_size=16")
-
-    def observe(*overrides: str):
-        config = load_config([*small, *sizes, *overrides])
-        result = train(config, overwrite=True)
-        rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
-        for row in (result, *rows):
-            for name in [name for name in row if name.endswith("seconds")]:
-                del row[name]
-        return result, rows
-
-    return observe
+    sizes = ("model.dim=8", "train.epochs=2", "train.batch_size=16", "train.tracker=none")
+    return lambda *overrides: measured(load_config([*small, *sizes, *overrides]))
 
 
 @pytest.fixture(scope="module")

@@ -100,13 +100,11 @@ def root(ring_root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def observe(root, arguments, monkeypatch):
-    """Run a configuration; returns what it measured, but the times."""
-    monkeypatch.chdir(root)
+def measured(monkeypatch):
+    """Run a configuration; returns what it measured, but the times. No picture is drawn of it, which takes as long as the run."""
+    monkeypatch.setattr("odmt.train.draw_training_curve", lambda *args: None)
 
-    def observe(*overrides: str):
-        two_steps = ("model.num_layers=2", "model.backbone_layers=2", "train.epochs=2", "train.batch_size=16")
-        config = load_config(arguments("data.root=data", "runs=runs", *two_steps, *overrides))
+    def measured(config) -> tuple[dict, list[dict]]:
         result = train(config, overwrite=True)
         rows = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
         for row in (result, *rows):
@@ -114,7 +112,15 @@ def observe(root, arguments, monkeypatch):
                 del row[name]
         return result, rows
 
-    return observe
+    return measured
+
+
+@pytest.fixture
+def observe(root, arguments, monkeypatch, measured):
+    """Run settings on the ring as `measured` does."""
+    monkeypatch.chdir(root)
+    short = ("model.num_layers=2", "model.backbone_layers=2", "train.epochs=2", "train.batch_size=16", "train.tracker=none")
+    return lambda *overrides: measured(load_config(arguments("data.root=data", "runs=runs", *short, *overrides)))
 
 
 def test_every_key_is_tried():
