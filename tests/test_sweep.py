@@ -481,17 +481,23 @@ def test_the_trials_of_this_grid_decide_and_others_are_marked_and_dropped(place)
     assert "odmt,lr-0.1" in open_queue({"train.lr": [0.1, 0.4]}).newest(), "one that a grid has again is shown again"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"epochs": 1}', b'{"best_epoch": "x", "valid": [], "test": 3}'])
-def test_one_damaged_result_is_that_trials_failure(start, content):
-    trial = grid_trials("ring.yaml", {"train.lr": GRID["train.lr"], "model.dim": [8]}, {})["odmt,lr-0.01"]
-    train(trial.config)
-    (trial.folder / "result.json").write_bytes(content)
-    launcher = start("--set", "model.dim=8")
+def test_damaged_results_are_their_trials_failures(place, start):
+    contents = (b"", b"{", b"\xff", b'{"epochs": 1}', b'{"best_epoch": "x", "valid": [], "test": 3}')
+    damaged = {0.1 * number: content for number, content in enumerate(contents, 1)}
+    grid = {"train.lr": [*damaged, 1e-3]}
+    trials = grid_trials("ring.yaml", grid, {})
+    for trial, content in zip(trials.values(), damaged.values()):
+        train(trial.config)
+        (trial.folder / "result.json").write_bytes(content)
+    (place / "run_ring.py").write_text(f"from odmt.launch.sweep import launch\n\nlaunch('ring.yaml', {grid})\n")
+    launcher = start()
     table, words = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     assert "Traceback" not in words
-    assert re.search(r"odmt,lr-0.01: FAILED, error: runs/ring/odmt,lr-0.01/result.json: .*; remove it, and --resume", words)
-    assert {row[0]: row[1] for row in table_rows(table)} == {"odmt,lr-0.001": "finished", "odmt,lr-0.01": "failed"}
+    *failed, good = trials
+    for name in failed:
+        assert re.search(rf"{name}: FAILED, error: runs/ring/{name}/result.json: .*; remove it, and --resume", words)
+    assert {row[0]: row[1] for row in table_rows(table)} == {good: "finished", **dict.fromkeys(failed, "failed")}
 
 
 # Databases
