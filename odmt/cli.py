@@ -91,8 +91,10 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
         _leave(f"error: {error}", 2)
     except KeyboardInterrupt:
         _leave(interrupted, 130)
-    except (*failures, ProcessLostError) as error:  # type: ignore[misc]  # mypy does not follow a starred tuple
+    except failures as error:
         _leave(f"failed: {error}", 1)
+    except ProcessLostError as error:
+        _leave(f"failed: {error}", 1, lost=True)
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
@@ -100,8 +102,9 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
         _leave(f"error: not enough memory ({said}); end other programs, or take a machine with more", 2)
 
 
-def _leave(message: str, status: int):
-    if int(os.environ.get("RANK", 0)) > 0:  # the main process says the same, once for all; torchrun then ends the others
+def _leave(message: str, status: int, lost: bool = False):
+    # The main process says the same, once for all, as whoever started them says which was lost; the others are then ended.
+    if int(os.environ.get("RANK", 0)) > 0 or (lost and "RANK" in os.environ):
         time.sleep(MAIN_SECONDS)
     print(message, file=sys.stderr)
     sys.exit(status)

@@ -206,6 +206,17 @@ class RunConfig(ABC):
         """The run's folder."""
         return Path(self.runs) / self.data.dataset / self.name
 
+    def check_processes(self, number: int):
+        """Refuse several processes where a run cannot be dealt out to them.
+
+        Raises:
+            InputError: saying why.
+        """
+        if number > 1 and self.one_process:
+            raise InputError(
+                f"{number} processes: {self.one_process}; start it in one, and several trials side by side with a launcher"
+            )
+
 
 def left_of(key: str, wanted: Sequence[str], available: Collection[str]) -> dict[str, object]:
     """What is left of a list of sources on a dataset, as a setting; {} where all are.

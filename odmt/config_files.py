@@ -45,10 +45,11 @@ def config_parser(family: str = DEFAULT) -> ArgumentParser:
     """The parser whose help lists every key of a family with its type and default."""
     parser = ArgumentParser(
         prog="python -m odmt.train",
-        usage="python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]",
+        usage="python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite] [--processes N]",
         description="Train a model and evaluate it. Every key below can stand in a YAML file or be given as KEY=VALUE, the later "
         "ones winning. --resume goes on with a run of this configuration after its last epoch, or starts it; --overwrite replaces "
-        f"what is there. These are the keys of family={family}; there is also "
+        "what is there; --processes trains in N processes of this machine, each on a GPU of its own where there are GPUs. "
+        f"These are the keys of family={family}; there is also "
         f"{', '.join(f'family={name} --help' for name in family_names() if name != family) or 'no other'}.",
         exit_on_error=False,
     )

@@ -1,4 +1,4 @@
-"""One process or several: what torchrun set up, and how the processes exchange rows."""
+"""One process or several: what `odmt.local_processes` or torchrun set up, and how the processes exchange rows."""
 
 import ctypes
 import os
@@ -16,6 +16,7 @@ from odmt import remedies
 from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
 
 PR_SET_PDEATHSIG = 1
+STARTED_BY = "ODMT_STARTED_BY"  # the environment variable in which the process that starts several gives them its number
 # What gloo and NCCL say when the other end of a connection is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError", "Connection refused")
 
@@ -60,7 +61,7 @@ def choose_device(name: str, option: str = "--device ") -> torch.device:
 
 @contextmanager
 def open_world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started (NCCL on GPUs, gloo on CPUs); alone without torchrun.
+    """Join the processes that were started together (NCCL on GPUs, gloo on CPUs); alone where there is one.
 
     Args:
         device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
@@ -95,9 +96,11 @@ def _explained(error: Exception, size: int) -> Exception:
 
 
 def _end_with_parent():
-    """End when torchrun does, however that ends: nobody else would ever (on Linux)."""
+    """End when whoever started the processes does, however that ends: nobody else would ever (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.environ.get(STARTED_BY, parent := str(os.getppid())) != parent:  # it has ended already
+            sys.exit(128 + signal.SIGTERM)
 
 
 def share(num_rows: int, world: World) -> slice:

@@ -97,10 +97,9 @@ def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy
         values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
         words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
         then = f"; then {noted['described']}; now {task}" if noted.get("described", str(task)) != str(task) else ""
-        raise InputError(
-            f"{path}: trained with other {values}; bring that back (data are now read from {task.config.data.folder}), {remedy}. "
-            f"{words}{then}"
-        )
+        of_data = not set(differing) <= {"processes", "precision", "model"}
+        place = f" (data are now read from {task.config.data.folder})" if of_data else ""
+        raise InputError(f"{path}: trained with other {values}; bring that back{place}, {remedy}. {words}{then}")
 
 
 def _in_words(key: str, before: str, now: str | None) -> str:
@@ -110,7 +109,7 @@ def _in_words(key: str, before: str, now: str | None) -> str:
         case "interactions", _:
             return "interactions: the dataset's users, items, or their order are others"
         case "processes", _:
-            return f"processes: a step sees train.batch_size users of each; start {before} again"
+            return f"processes: a step sees train.batch_size users of each; start {before} again{remedies.processes(before)}"
         case "precision", _:
             return f"precision: set train.precision as it was, {before}"
         case "model", _:

@@ -42,5 +42,12 @@ def test_anew() -> str:
     return f"remove it, and {resume()} tests the run again"
 
 
+def processes(number: str) -> str:
+    """What starts as many processes again; empty where no command was typed."""
+    if not _by_command:
+        return ""
+    return " (without --processes)" if number == "1" else f" (--processes {number}, or torchrun on several machines)"
+
+
 def _switch(name: str) -> str:
     return f"--{name}" if _by_command else f"{name}=True"

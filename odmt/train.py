@@ -1,4 +1,4 @@
-"""Train a model and evaluate it: `python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite]`.
+"""Train a model and evaluate it: `python -m odmt.train [CONFIG.yaml ...] [KEY=VALUE ...] [--resume | --overwrite] [--processes N]`.
 
 Selection is by the family's metric on validation (`RunConfig.selection`); the test set is looked at once, with the best epoch's
 weights.
@@ -21,6 +21,7 @@ from odmt.cli import report_mistakes
 from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
 from odmt.distributed import World, in_main, open_world
+from odmt.local_processes import check_devices, is_one_of_several, run_in_processes, split_processes
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
 from odmt.progress import Progress, check_basis
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
@@ -300,11 +301,20 @@ def main(args: list[str]) -> int:
     if {"-h", "--help"} & set(args):
         print(config_help([arg for arg in args if arg not in ("-h", "--help")]), end="")
         return 0
+    num_processes, rest = split_processes(args)
     flags = {"--resume", "--overwrite"}
     is_main = int(os.environ.get("RANK", 0)) == 0
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr)
-    config = load_config([arg for arg in args if arg not in flags])
-    result = train(config, "--resume" in args, "--overwrite" in args)
+    config = load_config([arg for arg in rest if arg not in flags])
+    resume, overwrite = "--resume" in args, "--overwrite" in args
+    if num_processes > 1 and not is_one_of_several():
+        config.check_processes(num_processes)
+        check_devices(num_processes, config.train.device)
+        folder = RunFolder(config)
+        folder.check(resume, overwrite)
+        if not (resume and folder.finished()):
+            return run_in_processes(num_processes, ["-m", "odmt.train", *args], remedies.go_on())
+    result = train(config, resume, overwrite)
     if is_main:
         best = f"epoch {result['best_epoch']}, the best of {result['epochs']} by {chosen_by(config.selection)}"
         print(f"test metrics of {best}:")

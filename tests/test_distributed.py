@@ -1,4 +1,4 @@
-"""Two gloo processes under torchrun: the gradients and ranks of one process, and a whole run."""
+"""Two gloo processes: the gradients and ranks of one process, and a whole run; by torchrun and by `--processes`."""
 
 import json
 import os
@@ -17,19 +17,23 @@ from torch import Tensor
 from waiting import ENDLESS, end_after, epochs_of, wait_until
 
 from odmt.checkpoint import load_tensors
+from odmt.cli import report_mistakes
 from odmt.config_files import load_config
 from odmt.distributed import World, choose_device, gather_shares, open_world, share
 from odmt.errors import InputError
+from odmt.local_processes import check_devices
+from odmt.remedies import by_command
 from odmt.run_folder import RunFolder, reserve
-from odmt.train import train
+from odmt.train import main, train
 from odmt.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TRAIN = [sys.executable, "-m", "odmt.train", "--processes", "2"]
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def torchrun(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*TORCHRUN, *args], capture_output=True, text=True)
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def args(ring_root, tmp_path_factory) -> list[str]:
 def measured(args, tmp_path_factory) -> list[dict[str, Tensor]]:
     """What each of the two processes measured."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(str(Path(two_processes.__file__)), str(folder), *args)
+    done = run(*TORCHRUN, str(Path(two_processes.__file__)), str(folder), *args)
     assert done.returncode == 0, done.stderr
     return [load_tensors(folder / f"{rank}.safetensors")[0] for rank in (0, 1)]
 
@@ -134,7 +138,7 @@ def test_of_a_table_the_rows_are_sent_that_have_gradients(measured):
 def test_a_whole_run(args, tmp_path):
     """One process writes; what it wrote is what one process would find."""
     args = [*args, f"runs={tmp_path}", "train.epochs=2", "model.dropout=0.1", "train.lr=0.003"]
-    done = torchrun("-m", "odmt.train", *args)
+    done = run(*TRAIN, *args)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| fused ") == 1
     folder = tmp_path / "ring" / "odmt"
@@ -148,7 +152,8 @@ def test_a_whole_run(args, tmp_path):
         assert saved[f"test/{source}"].tolist() == rank.tolist()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    with pytest.raises(InputError, match=r"last.safetensors: trained with other processes 2 \(now 1\); bring that back"):
+    other_number = r"last.safetensors: trained with other processes 2 \(now 1\); bring that back, replace .* start 2 again "
+    with by_command(), pytest.raises(InputError, match=other_number + r"\(--processes 2, or torchrun on several machines\)$"):
         train(load_config([*args, "train.epochs=3"]), resume=True)
 
 
@@ -156,9 +161,11 @@ def test_a_run_that_another_process_trains_ends_all_processes(args, tmp_path):
     args = [*args, f"runs={tmp_path}"]
     holder = RunFolder(load_config(args))
     holder.reserve()
-    done = torchrun("-m", "odmt.train", *args)
-    assert done.returncode == 1
-    assert done.stderr.count(f"error: {tmp_path}/ring/odmt: another process trains this run") == 1, "once for all processes"
+    done = run(*TRAIN, *args)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [
+        f"error: {tmp_path}/ring/odmt: another process trains this run; wait for it, end it, or set another name=odmt-2"
+    ], "once for all processes, without a traceback"
     assert [path.name for path in (tmp_path / "ring" / "odmt").iterdir()] == ["lock"]
     holder.close()
 
@@ -167,33 +174,86 @@ def test_any_error_of_the_main_process_ends_all(args, tmp_path):
     """A folder where a file is to be written: no mistake in the configuration, found by the main process alone."""
     args = [*args, f"runs={tmp_path}", "train.epochs=2"]
     (tmp_path / "ring" / "odmt" / "metrics.jsonl").mkdir(parents=True)
-    done = torchrun("-m", "odmt.train", *args)
-    assert done.returncode == 1
+    done = run(*TRAIN, *args)
+    assert done.returncode == 2
     assert done.stderr.count("metrics.jsonl: cannot be written (") == 1
+    assert "Traceback" not in done.stderr
+
+
+LOST = "failed: process {} of 2 was ended by SIGKILL, probably out of memory; with --resume the same command goes on"
+INTERRUPTED = "interrupted; with --resume the same command goes on"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_killed_process_ends_all_and_the_run_goes_on(args, tmp_path, rank):
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("0", signal.SIGKILL, 1, LOST.format(0)), ("1", signal.SIGKILL, 1, LOST.format(1))],
+        [(None, signal.SIGINT, 130, INTERRUPTED), (None, signal.SIGTERM, 143, ""), (None, signal.SIGKILL, -9, "")],
+    ],
+    ids=["ranks", "the one that started them"],
+)
+def test_a_killed_process_ends_all_and_the_run_goes_on(args, tmp_path, kills):
+    """What is told is all that is told; in the end the run goes on, by torchrun too."""
     args, folder = [*args, f"runs={tmp_path}"], tmp_path / "ring" / "odmt"
-    running = subprocess.Popen([*TORCHRUN, "-m", "odmt.train", *args, f"train.epochs={ENDLESS}"], stderr=subprocess.DEVNULL)
+    for victim, number, status, said in kills:
+        ended, lines = start_and_kill([*args, f"train.epochs={ENDLESS}", "--resume"], victim, number, tmp_path / "stderr")
+        usual = ("features: ", str(folder), "epoch ", "continuing after epoch ")
+        assert (ended, [line for line in lines if not line.startswith(usual)]) == (status, [said] if said else [])
+        with reserve(folder) as free:
+            assert free, "nothing of the run is left"
+    if victim:
+        epochs = end_after(folder, 3)
+        done = run(*TORCHRUN, "-m", "odmt.train", *args, f"train.epochs={epochs}", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert "continuing after epoch" in (folder / "train.log").read_text()
+        assert epochs_of(folder) == list(range(1, epochs + 1))
+
+
+def start_and_kill(args: list[str], victim: str | None, number: signal.Signals, errors: Path) -> tuple[int, list[str]]:
+    """Send a signal to a rank, or to the process that started all, once there is an epoch; its status, what was said."""
+    with errors.open("w") as stderr:
+        running = subprocess.Popen([*TRAIN, *args], stdout=subprocess.DEVNULL, stderr=stderr)
     try:
-        wait_until((folder / "metrics.jsonl").exists, running)
-        workers = [int(name) for name in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()]
-        ranks = {pid: re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes()) for pid in workers}
-        (victim,) = [pid for pid, found in ranks.items() if found and found[1] == rank.encode()]
-        os.kill(victim, signal.SIGKILL)
-        assert running.wait() != 0
+        wait_until(lambda: "\nepoch " in errors.read_text(), running)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        ranks = {re.search(rb"\0RANK=(\d)", Path(f"/proc/{pid}/environ").read_bytes())[1].decode(): pid for pid in children}
+        assert ranks.keys() == {"0", "1"}
+        os.kill(int(ranks[victim]) if victim else running.pid, number)
+        status = running.wait()
     finally:
         running.kill()
         running.wait()
-    with reserve(folder) as free:
-        assert free, "nothing of the run is left"
-    epochs = end_after(folder, 3)
-    done = torchrun("-m", "odmt.train", *args, f"train.epochs={epochs}", "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "continuing after epoch" in (folder / "train.log").read_text()
-    assert epochs_of(folder) == list(range(1, epochs + 1))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+    return status, errors.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (["train.lr=1e-3", "--processes"], "error: --processes : expected how many processes of this machine"),
+        (["--processes=0"], "error: --processes 0: expected how many processes of this machine"),
+        (["--processes", "2", "data.datset=ring"], "error: data.datset=ring: unknown key"),
+        (["--processes", "2", "family=graph"], "error: 2 processes: a model on the graph trains in one, since"),
+        (["--processes", "2", "train.device=cuda"], "error: train.device=cuda: PyTorch sees no GPU here"),
+    ],
+)
+def test_what_can_be_refused_is_before_a_process_starts(refused, message, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended, report_mistakes():
+        main(refused)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2, "auto")
+    check_devices(3, "cpu")
+    with pytest.raises(InputError, match=r"--processes 3: each needs a GPU of its own, of which there are 2"):
+        check_devices(3, "auto")
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 6, 7])

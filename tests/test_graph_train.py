@@ -184,7 +184,7 @@ def test_published_metrics_have_names_of_their_own(arguments):
 
 def test_several_processes_are_refused(arguments):
     crowd = World(0, 2, torch.device("cpu"))
-    with pytest.raises(InputError, match=r"2 processes: a model on the graph trains in one, since .*without torchrun"):
+    with pytest.raises(InputError, match=r"2 processes: a model on the graph trains in one, since .*; start it in one"):
         Trainer.load(load_config(arguments()), crowd)
 
 

@@ -35,7 +35,7 @@ def submit(folder: Path, name: str, *args: str, **variables: str) -> subprocess.
         (
             "extract",
             ["--dataset", "data/arts"],
-            "torchrun --standalone --nproc-per-node 4 scripts/extract_features.py --dataset data/arts",
+            "python scripts/extract_features.py --processes 4 --dataset data/arts",
         ),
     ],
 )

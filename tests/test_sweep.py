@@ -279,7 +279,7 @@ def test_a_killed_trial_is_told_with_its_probable_reason(place):
     assert outcomes[trials[1].name].state == "finished"
 
 
-def test_a_trial_of_two_processes_runs_with_torchrun_and_a_finished_one_is_not_started_again(place):
+def test_a_trial_of_two_processes_runs_and_a_finished_one_is_not_started_again(place):
     trial = Trial(("ring.yaml",))
     (outcome,) = run_trials([trial], gpus_per_trial=2)
     assert outcome.state == "finished", outcome.message

@@ -63,7 +63,7 @@ def extract_features(
     """Compute the image and text features of a dataset's items and store them in DATASET/features.
 
     Only what is missing is computed: an extraction that was interrupted continues, and items that were added, or whose image or
-    text changed, are brought up to date. Under torchrun every process takes its share of the items and writes its own shard.
+    text changed, are brought up to date. Of several processes each takes its share of the items and writes its own shard.
 
     Args:
         dataset: the dataset's folder, data/NAME, or its name.
@@ -222,7 +222,7 @@ def _report(folder: Path, by_fate: dict[Fate, dict[str, Record]], num_new: int):
 
 
 def _rank_and_size() -> tuple[int, int]:
-    """Number of this process and how many torchrun started; the processes need no other connection than the folder."""
+    """Number of this process and how many were started together; the processes need no other connection than the folder."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 

@@ -77,7 +77,7 @@ class FeatureWriter:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other jobs from writing to a store; the processes that torchrun started for one job share it.
+    """Keep other jobs from writing to a store; the processes that were started together share it.
 
     The lock is the operating system's, which lets go of it however a process ends; decoding processes do not inherit it. A folder
     that cannot be written to needs none.

@@ -30,11 +30,7 @@ Build = Callable[[Config, Pairs, Mapping[str, Tensor], Labels | None], Host]
 
 def load(config: Config, world: World, build: Build | None = None) -> "GraphTask":
     """Read the pairs and what the model needs of the items, and build the model."""
-    if world.size > 1:
-        raise InputError(
-            f"{world.size} processes: {config.one_process}; start it without torchrun, and several trials side by side with a "
-            "launcher"
-        )
+    config.check_processes(world.size)
     pairs = load_pairs(config.data)
     tables = {modality: open_table(config.data.folder, modality, pairs.item_ids, True) for modality in config.model.reads}
     labels = read_labels(config.data.folder / "labels.tsv", pairs.item_ids) if config.model.needs_labels else None

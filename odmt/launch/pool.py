@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal
 
@@ -25,10 +24,9 @@ from odmt.errors import InputError
 from odmt.files import writing
 from odmt.launch.trials import Trial
 
-GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; torchrun gives its own processes 30
+GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; one of several processes gives these 30
 TAIL_LINES = 20
 KILLED = "probably out of memory: fewer trials at once, or a smaller train.batch_size; --retry-failed lets it go on"
-TORCHRUN_REPORT = "failed (exitcode: "  # where torchrun begins to talk of itself, at length, after its processes' last words
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
@@ -94,8 +92,7 @@ class RunningTrial:
         tail = "it cannot be read"
         with suppress(OSError), self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(self.log_start)
-            own = takewhile(lambda line: TORCHRUN_REPORT not in line, log)
-            tail = "".join(deque(own, TAIL_LINES)).rstrip()
+            tail = "".join(deque(log, TAIL_LINES)).rstrip()
         return Outcome(self.trial, "failed", message=f"{how}; the end of {self.log}:\n{tail}")
 
     def send(self, number: signal.Signals):

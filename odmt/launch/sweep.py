@@ -223,7 +223,7 @@ def _parser(config: str) -> ArgumentParser:
     add("--sampler-seed", metavar="N", type=int, help="with tpe: of what is drawn (default: 0)")
     add("--gpus", metavar="0", nargs="+", default=[], help="run trials side by side, one a GPU: --gpus 0 1, or --gpus 0,1")
     add("--at-once", metavar="N", type=int, default=1, help="without --gpus: trials that run side by side and share the cores")
-    add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, by torchrun (default: 1)")
+    add("--gpus-per-trial", metavar="N", type=int, default=1, help="GPUs of each trial, a process on each (default: 1)")
     add(
         "--storage",
         metavar="URL",

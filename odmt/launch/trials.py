@@ -10,6 +10,7 @@ from typing import IO
 from odmt.config import RunConfig
 from odmt.config_files import flatten, in_yaml, load_config, name_with, valid_keys
 from odmt.errors import InputError
+from odmt.local_processes import OPTION
 from odmt.progress import read_history
 from odmt.run_folder import FREE_KEYS, RunFolder, reserve
 
@@ -91,9 +92,9 @@ class Trial:
         return [*self.configs, *pairs, f"name={self.name}"]
 
     def command(self, num_processes: int = 1) -> list[str]:
-        """The command line that makes the run, or continues it; with torchrun for more than one process."""
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-        return [sys.executable, *(torchrun if num_processes > 1 else []), "-m", "odmt.train", *self.args, "--resume"]
+        """The command line that makes the run, or continues it."""
+        several = [OPTION, str(num_processes)] if num_processes > 1 else []
+        return [sys.executable, "-m", "odmt.train", *self.args, "--resume", *several]
 
     def result(self, *, metrics_alone: bool = False) -> dict | None:
         """The result of the finished run, None where there is none yet; with what a run notes of itself, or the metrics alone.
