@@ -92,12 +92,17 @@ def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy
     """
     renamed = RENAMED | task.renamed()
     before = {key: renamed.get(value, value) for key, value in noted.get("basis", {}).items()}
+    if "model" in before and before["model"] != now["model"]:
+        raise InputError(
+            f"{path}: trained with other model {before['model']} (now {now['model']}); a model of one's own is continued and read "
+            "in Python alone, where train and load_run take the function that makes it as build="
+        )
     # What an earlier version did not note cannot differ from what it noted.
     if differing := [key for key in before if before[key] != now.get(key)]:
         values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
         words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
         then = f"; then {noted['described']}; now {task}" if noted.get("described", str(task)) != str(task) else ""
-        of_data = not set(differing) <= {"processes", "precision", "model"}
+        of_data = not set(differing) <= {"processes", "precision"}
         place = f" (data are now read from {task.config.data.folder})" if of_data else ""
         raise InputError(f"{path}: trained with other {values}; bring that back{place}, {remedy}. {words}{then}")
 
@@ -112,8 +117,6 @@ def _in_words(key: str, before: str, now: str | None) -> str:
             return f"processes: a step sees train.batch_size users of each; start {before} again{remedies.processes(before)}"
         case "precision", _:
             return f"precision: set train.precision as it was, {before}"
-        case "model", _:
-            return "model: it was made by another function"
         case "labels", _:
             return "labels: the items' categories are others"
         case _, "features":

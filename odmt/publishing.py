@@ -36,7 +36,7 @@ def publish(run: Path, out: Path | None = None, license: str = "", data_root: Pa
         raise InputError(f"{run}: no {RESULT}, so the run is not finished; python -m odmt.train {run / 'config.yaml'} --resume")
     loaded = load_run(run, "cpu", data_root)
     result, made = read_json(run / RESULT), read_json(run / "environment.json")
-    settings = dict(flatten(load_config([str(run / "config.yaml")], anywhere=True)))
+    settings = dict(flatten(load_config([str(run / "config.yaml"), f"name={run.name}"], anywhere=True)))
     with whole_folder(Path(out), PARTS) as folder:
         weights, noted = load_tensors(run / "best.safetensors")
         if "basis" not in noted:  # an earlier version noted it in the other checkpoint

@@ -62,7 +62,9 @@ def load_run(folder: Path | str, device: str = "auto", data_root: Path | str | N
     defaults = dict(flatten(type(load_config([str(started)], anywhere=True))()))
     here = [f"{key}={defaults[key]}" for key in sorted(FREE_KEYS & set(defaults)) if key not in ("runs", "name", "data.root")]
     where = [] if data_root is None else [f"data.root={data_root}"]
-    config = load_config([str(started), *here, f"train.device={device}", *where], anywhere=True)
+    published = not (folder / "environment.json").is_file()
+    name = [] if published else [f"name={folder.name}"]  # it may have been renamed since
+    config = load_config([str(started), *here, *name, f"train.device={device}", *where], anywhere=True)
     if not config.data.folder.is_dir():
         raise InputError(
             f"{started}: the run's dataset was in {config.data.folder}, which is not there now; name the folder of the datasets: "

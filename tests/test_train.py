@@ -25,6 +25,7 @@ from odmt.errors import InputError
 from odmt.features.header import Header, Record
 from odmt.features.writer import FeatureWriter
 from odmt.metrics import summarize
+from odmt.recommend import load_run
 from odmt.run_folder import RunFolder
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.task import build_model, remarks
@@ -410,9 +411,15 @@ def test_a_run_is_continued_with_the_model_that_it_began_with(arguments):
         return build_model(*args)
 
     train(load_config(arguments()), build=build)
-    with pytest.raises(InputError, match=r"trained with other model test_train.*build \(now odmt.sequential.task.build_model\)"):
+    other = (
+        r"trained with other model test_train.*build \(now odmt.sequential.task.build_model\); .* in Python alone, .* as build=$"
+    )
+    with pytest.raises(InputError, match=other):
         train(load_config(arguments("train.epochs=4")), resume=True)
+    with pytest.raises(InputError, match=other):
+        load_run(load_config(arguments()).folder)
     assert train(load_config(arguments("train.epochs=4")), resume=True, build=build)["epochs"] == 4
+    assert load_run(load_config(arguments()).folder, build=build).user_ids
 
 
 @pytest.mark.parametrize("tied", ["backbones", "embedding"])
