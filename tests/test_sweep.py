@@ -425,9 +425,12 @@ def finished(queue: TrialQueue, valid: float, test: float) -> str:
 def test_seeds_are_averaged_and_not_searched(place):
     """A lucky seed decides nothing: 0.9 is the best value, and 0.5 the better mean."""
     grid = {"train.lr": [0.1, 0.2], "train.seed": [1, 2]}
+    before = open_queue({"train.lr": [0.1, 0.2]})
+    names = [finished(before, valid, test) for valid, test in ((0.9, 0.2), (0.5, 0.3))]
     queue = open_queue(grid)
-    names = [finished(queue, valid, test) for valid, test in ((0.9, 0.2), (0.0, 0.2), (0.5, 0.3), (0.5, 0.5))]
-    assert names == ["odmt,lr-0.1,seed-1", "odmt,lr-0.1,seed-2", "odmt,lr-0.2,seed-1", "odmt,lr-0.2,seed-2"]
+    names += [finished(queue, valid, test) for valid, test in ((0.0, 0.2), (0.5, 0.5))]
+    assert names == ["odmt,lr-0.1", "odmt,lr-0.2", "odmt,lr-0.1,seed-2", "odmt,lr-0.2,seed-2"], "no point is trained twice"
+    assert queue.claim() is None
     text = summary(queue.newest(), Path("runs/ring"), "valid/fused/recall@10", queue.trials)
     rows = table_rows(text)
     assert [row[:3] for row in rows] == [

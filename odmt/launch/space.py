@@ -120,9 +120,8 @@ class SearchSpace:
     def runs(self, params: Mapping[str, object]) -> list[Trial]:
         """The trials of a point, by the values that Optuna keeps of it."""
         point = {key: self._value(key, params[key]) for key in self._searched}
-        varied = frozenset({*self._searched, *([SEED] if len(self._seeds) > 1 else [])})
         seeds: list[dict[str, object]] = [{SEED: seed} for seed in self._seeds] or [{}]
-        return [Trial((self.config,), {**self._settings, **point, **seed}, varied) for seed in seeds]
+        return [Trial((self.config,), {**self._settings, **point, **seed}, frozenset(self._searched)) for seed in seeds]
 
     def _check_ends(self):
         """Refuse a range of which an end is no value of its key, beside the first values of the others."""

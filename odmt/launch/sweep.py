@@ -21,7 +21,7 @@ from odmt.errors import InputError
 from odmt.launch.pool import Outcome, TrialPool, check_gpus
 from odmt.launch.queue import TrialQueue
 from odmt.launch.search import PRUNERS, SearchQueue
-from odmt.launch.space import Range, SearchSpace, Values, grid_values
+from odmt.launch.space import SEED, Range, SearchSpace, Values, grid_values
 from odmt.launch.table import summary
 from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
@@ -122,7 +122,7 @@ def grid_trials(config: str, grid: Mapping[str, Values], settings: Mapping[str, 
                 f"GRID: {key} is a Range, of which a grid has no points: name values in a list, or search it with --sampler tpe"
             )
         choices[key] = values
-    varied = frozenset(key for key, values in choices.items() if len(values) > 1)
+    varied = frozenset(key for key, values in choices.items() if len(values) > 1 and key != SEED)
     points = [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
     return {trial.name: trial for trial in (_grid_trial(Trial((config,), point, varied)) for point in points)}
 

@@ -24,7 +24,8 @@ class Trial:
     Attributes:
         configs: YAML files, the later ones winning.
         overrides: values by dotted key, on top of the files.
-        varied: keys whose values differ between trials: they stand in the name also where one is the files'.
+        varied: keys whose values differ between trials: they stand in the name also where one is the files'. Never the seed, which
+            is no choice: what was trained before other seeds stood beside it is the same trial.
     """
 
     configs: tuple[str, ...]
@@ -75,7 +76,7 @@ class Trial:
     def without_seed(self) -> str:
         """What the trials of one point that differ by their seeds have in common: the name without it."""
         point = {key: value for key, value in self.overrides.items() if key != "train.seed"}
-        return Trial(self.configs, point, self.varied - {"train.seed"}).name
+        return Trial(self.configs, point, self.varied).name
 
     def is_begun(self) -> bool:
         """Whether the folder holds a run of this configuration."""
