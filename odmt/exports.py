@@ -77,8 +77,13 @@ def read_users(text: str) -> str | list[str] | dict[str, list[str]]:
     if not histories:
         return [line.strip() for line in lines]
     for number, line in enumerate(lines, 1):
-        if line.count("\t") != 1:
-            raise InputError(f"{path}, line {number}: expected name<TAB>item item ... as in the lines that have a tab")
+        if "\t" not in line:
+            raise InputError(
+                f"{path}, line {number}: has no tab, and other lines do: users of the dataset (a name a line) and people who are "
+                "not in it (name<TAB>item item ...) are asked for in two files"
+            )
+        if line.count("\t") > 1:
+            raise InputError(f"{path}, line {number}: has several tabs; expected name<TAB>item item ..., with spaces between items")
     names = [name for name, _ in histories]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: {next(name for name in names if names.count(name) > 1)!r} stands in several lines; keep one")

@@ -41,7 +41,8 @@ def recommend(
 
     Args:
         run: the run's folder, RUNS/DATASET/NAME, or a published one.
-        users: all, names with commas between them, or a file: a user a line, or name<TAB>item item ... for people not in the data.
+        users: all, names with commas between them, or a file: a user in every line, or in every line name<TAB>item item ... for
+            people not in the data.
         similar_to: items whose neighbours are wanted.
         top: how many of each.
         source: whose scores: fused, their mean, or one of the run's sources.

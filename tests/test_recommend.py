@@ -269,7 +269,12 @@ def test_users_are_read_from_a_file(tmp_path):
     assert read_users("u1,u2") == ["u1", "u2"]
     path.write_text("ann\t1 2\nbob\t3\n")
     assert read_users(str(path)) == {"ann": ["1", "2"], "bob": ["3"]}
-    for text, message in {"": "names nobody", "ann\t1\nu2\n": "line 2: expected", "a\t1\na\t2\n": "'a' stands in several"}.items():
+    for text, message in {
+        "": "names nobody",
+        "ann\t1\nu2\n": "line 2: has no tab, and other lines do",
+        "a\t1\t2\n": "line 1: has several tabs",
+        "a\t1\na\t2\n": "'a' stands in several",
+    }.items():
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_users(str(path))
