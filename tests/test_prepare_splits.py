@@ -82,7 +82,10 @@ def test_items_without_category_have_one_of_their_own(raw, capsys):
     out = run(raw, label_column="genres", list_separator="|")
     labels = read_labels(out / "labels.tsv", ["i2", "i3"])
     assert (labels.names, labels.numbers.tolist()) == (["(none)", "Comedy", "Crime", "Drama"], [1, 0])
-    assert "1 of 10 items have no genres; their category is called (none)" in capsys.readouterr().out
+    said = "1 of 10 items have no genres; their category is called (none)\ncategories: 4 of 10 items in genres\n"
+    assert said in capsys.readouterr().out
+    run(raw, "titles", label_column="title")
+    assert "categories: 10 of 10 items in title; most items have one of their own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["csv of Python lists", "csv of JSON lists", "jsonl", "parquet"])

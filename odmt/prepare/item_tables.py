@@ -68,6 +68,9 @@ def read_labels(path: Path, item: str, column: str, list_separator: str | None =
     labels = [_first(value, list_separator) or NO_CATEGORY for value in table.column(column)]
     if without := labels.count(NO_CATEGORY):
         print(f"{without:,} of {len(labels):,} items have no {column}; their category is called {NO_CATEGORY}")
+    number = len(set(labels))
+    alone = "; most items have one of their own, from which nothing can be learnt about others" if 2 * number > len(labels) else ""
+    print(f"categories: {number:,} of {len(labels):,} items in {column}{alone}")
     return pl.DataFrame({"item": table.column(item), "label": labels}, schema={"item": pl.String, "label": pl.String})
 
 
