@@ -179,6 +179,9 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     assert line.loc["measured", "value"] == pytest.approx(0.2)
     assert line.loc["measured", "std"] == pytest.approx(0.1)
     assert line.loc["measured", "seeds"] == 3
+    written = table.to_csv(index=False, float_format="%.1f")
+    assert "gru4rec,GRU4Rec,measured,recall@10,0.2,0.1,3,valid" in written
+    assert "odmt,ODMT,measured,recall@10,,,,,{}" in written, "nothing is measured, not 0 seeds"
     assert line.loc["paper", "value"] == 0.0535
     text = side_by_side(table).set_index("")
     assert text.loc["GRU4Rec", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.0535", "0.2000 ± 0.1000"]

@@ -138,7 +138,8 @@ def write(name: str, report: Report, measurements: list[Measurement], request: R
         page, numbers = _measured(name, report, measurements, request)
     page.write(request.reports, numbers)
     print(f"\n{page}\n")
-    log.info("%s: %d of %d models measured", request.reports / f"{name}.md", sum(map(bool, measurements)), len(measurements))
+    done = f"{sum(map(bool, measurements))} of {len(measurements)} models measured" if measurements else "counted"
+    log.info("%s: %s", request.reports / f"{name}.md", done)
     return Chapter(name, page, measurements)
 
 

@@ -29,14 +29,17 @@ def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.Data
             "metric": metric,
             "value": measurement.mean(metric),
             "std": measurement.std(metric),
-            "seeds": len(measurement.results),
+            "seeds": len(measurement.results) or None,
             "selection": measurement.selection,
             "settings": json.dumps(measurement.settings),
         }
         for measurement in measurements
         for metric in report.metrics
     )
-    if report.quoted is None or measured.empty:
+    if measured.empty:
+        return measured
+    measured = measured.astype({"seeds": "Int64"})  # whole numbers, and nothing where nothing is measured
+    if report.quoted is None:
         return measured
     labels = measured[["dataset", "key", "label"]].drop_duplicates()
     paper = report.quoted().assign(origin="paper").merge(labels)
