@@ -29,7 +29,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from odmt.errors import InputError
+from odmt.errors import InputError, first_line
 
 KINDS = {
     "image": (
@@ -194,7 +194,8 @@ class Checkpoint:
                 raise InputError(f"{self.name}: {what}, but holds some: name {' or '.join(inside)}") from error
             raise InputError(
                 f"{self.name}: {what}: neither a folder with its files ({trouble}) nor a name that the Hugging Face hub gives, or "
-                f"its cache when there is no network{'' if self._reached else unreached}. {type(error).__name__}: {error}"
+                f"its cache when there is no network{'' if self._reached else unreached}. "
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
 
     def _read_modules(self) -> list[dict]:
