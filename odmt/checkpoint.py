@@ -45,7 +45,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = file.metadata()
+        notes = file.metadata() or {}
         if "xxh3" in notes and notes["xxh3"] != _checksum(tensors, notes["metadata"]):
             raise ValueError("the file is damaged, its checksum is another")
         return tensors, _metadata(file)
@@ -58,7 +58,9 @@ def load_metadata(path: Path) -> dict:
 
 
 def _metadata(file) -> dict:
-    metadata = json.loads(file.metadata()["metadata"])
+    if "metadata" not in (notes := file.metadata() or {}):
+        raise ValueError("it has weights alone, without what this program notes beside them")
+    metadata = json.loads(notes["metadata"])
     if not isinstance(metadata, dict):
         raise ValueError("its metadata are no mapping")
     return metadata

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
+from polars.exceptions import PanicException
 
 from odmt import remedies
 from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
@@ -95,7 +96,7 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
         _leave(f"failed: {error}", 1)
     except ProcessLostError as error:
         _leave(f"failed: {error}", 1, lost=True)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, PanicException) as error:
         if not is_of_memory(error):
             raise
         said = first_line(error)

@@ -18,6 +18,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: the machine's, a GPU's, or what a thread needs; PyTorch tells most of it as a RuntimeError."""
+    """Whether memory ran out: the machine's, a GPU's, or what a thread needs; libraries tell it as errors of other kinds."""
     kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return kind or any(sign in str(error) for sign in ("can't allocate memory", "can't start new thread"))
+    signs = ("can't allocate memory", "can't start new thread", "could not spawn threads")
+    return kind or any(sign in str(error) for sign in signs)

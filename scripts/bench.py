@@ -1,5 +1,7 @@
 """Measure this package against the official way of computing: `python scripts/bench.py train-step --help`."""
 
+from collections.abc import Callable
+
 from odmt.bench.epoch import epoch
 from odmt.bench.evaluate import evaluate
 from odmt.bench.features import features
@@ -14,7 +16,7 @@ from odmt.bench.startup import startup
 from odmt.bench.train_step import train_step
 from odmt.cli import run
 
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     "train-step": train_step,
     "evaluate": evaluate,
     "epoch": epoch,

@@ -92,7 +92,10 @@ def test_files_that_are_no_checkpoints(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     torch.save(Trap(tmp_path / "trap"), tmp_path / "zip.safetensors")
-    for name in [*contents, "zip.safetensors", "missing.safetensors"]:
+    save_file({"x": torch.ones(2)}, tmp_path / "weights alone.safetensors")
+    with pytest.raises(InputError, match="it has weights alone, without what this program notes"):
+        load_tensors(tmp_path / "weights alone.safetensors")
+    for name in [*contents, "zip.safetensors", "weights alone.safetensors", "missing.safetensors"]:
         with pytest.raises(InputError, match=rf"{name}: cannot be read as a checkpoint: .*; train the run anew with overwrite"):
             load_tensors(tmp_path / name)
     assert not (tmp_path / "trap").exists()

@@ -1,10 +1,12 @@
 """Whoever called `train` reads of its keywords, whoever typed a command of its flags."""
 
 import logging
+import re
 import subprocess
 import sys
 
 import pytest
+from polars.exceptions import PanicException
 
 from odmt import remedies
 from odmt.cli import report_mistakes
@@ -47,3 +49,19 @@ def test_who_has_chosen_a_level_keeps_it(arguments, caplog):
     train(config)
     assert (logger.level, logger.handlers) == (logging.ERROR, handlers)
     assert "epoch 1/1" not in (config.folder / "train.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("can't start new thread"), PanicException("could not spawn threads: ThreadPoolBuildError")],
+)
+def test_memory_that_is_not_to_be_had_is_told_in_a_sentence(capsys, error):
+    with pytest.raises(SystemExit) as end, report_mistakes():
+        raise error
+    assert end.value.code == 2
+    assert re.fullmatch(r"error: not enough memory \(.+\); end other programs, .*\n", capsys.readouterr().err)
+
+
+def test_a_fault_of_a_library_keeps_its_traceback():
+    with pytest.raises(PanicException, match="index out of bounds"), report_mistakes():
+        raise PanicException("index out of bounds")

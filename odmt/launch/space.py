@@ -43,20 +43,22 @@ class Range:
 Values = Sequence[object] | Range
 
 
-def grid_values(config: str, grid: Mapping[str, Values], settings: Mapping[str, object]) -> dict[str, Values]:
+def grid_values(config: str, grid: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, Values]:
     """The values of every key of a GRID, each once; a setting takes the place of a key's.
 
     Raises:
         InputError: an unknown key, values that are no list, a key that says where a trial runs.
     """
     family = load_config([config]).family
+    checked: dict[str, Values] = {}
     for key, values in grid.items():
         check_key(key, "GRID", family)
         if key in PLACES:
             raise InputError(f"GRID: {key} is nothing to search; give it with --set {key}=VALUE")
-        if not isinstance(values, Range) and (not isinstance(values, list | tuple) or not values):
+        if not isinstance(values, Range | list | tuple) or values in ([], ()):
             raise InputError(f"GRID: {key} needs a list of values, not {values!r}")
-    return {**grid, **{key: [value] for key, value in settings.items()}}
+        checked[key] = values
+    return {**checked, **{key: [value] for key, value in settings.items()}}
 
 
 class SearchSpace:
@@ -67,7 +69,7 @@ class SearchSpace:
         epochs: the longest that a run trains.
     """
 
-    def __init__(self, config: str, grid: Mapping[str, Values], settings: Mapping[str, object]):
+    def __init__(self, config: str, grid: Mapping[str, object], settings: Mapping[str, object]):
         """Take a GRID for what can be searched of it.
 
         Raises:

@@ -21,7 +21,7 @@ from odmt.errors import InputError
 from odmt.launch.pool import Outcome, TrialPool, check_gpus
 from odmt.launch.queue import TrialQueue
 from odmt.launch.search import PRUNERS, SearchQueue
-from odmt.launch.space import SEED, Range, SearchSpace, Values, grid_values
+from odmt.launch.space import SEED, Range, SearchSpace, grid_values
 from odmt.launch.table import summary
 from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
@@ -29,7 +29,7 @@ from odmt.metrics import chosen_by
 NUM_TRIALS, PRUNER = 40, "hyperband"  # of a search
 
 
-def launch(config: str, grid: Mapping[str, Values], args: Sequence[str] | None = None):
+def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None = None):
     """Train every point of a grid as the command line says, print the table and end the process.
 
     Its status is 0, 1 when a trial has failed, 2 after a user's mistake, 130 or 143 when interrupted.
@@ -109,7 +109,7 @@ def _refuse_changes(options: Namespace):
             raise InputError(f"{option} {prints}: {prints} prints and changes nothing; leave one of them out")
 
 
-def grid_trials(config: str, grid: Mapping[str, Values], settings: Mapping[str, object]) -> dict[str, Trial]:
+def grid_trials(config: str, grid: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, Trial]:
     """Build the product of a grid's values as trials by name; a setting takes the place of a key's values.
 
     Raises:

@@ -21,6 +21,7 @@ CREDENTIALS = re.compile(r"((?:^|[a-zA-Z])[a-zA-Z0-9+.-]*:/{0,2})[^\s/?#'\"]*@")
 CHUNK_BYTES = 1 << 16
 HEADERS = {"User-Agent": "odmt (research, fetches every image once)", "Accept": "image/*"}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+SPECIAL = [ipaddress.ip_network(network) for network in ("192.0.0.0/24", "3fff::/20")]  # which Python 3.11 takes for public
 ASSIGNED = ipaddress.ip_network("2000::/3")  # what IANA gives out of IPv6; all else is for special uses
 
 
@@ -175,7 +176,7 @@ def is_public(address: str) -> bool:
         if not wrapped and ip not in ASSIGNED:
             return False
         ip = wrapped or ip
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in SPECIAL)
 
 
 def _check_literal(host: str):
