@@ -84,6 +84,7 @@ PLACES = {
     "train.device",
     "train.tracker",
     "train.save_every",
+    "train.compile",
 }
 
 

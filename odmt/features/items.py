@@ -81,8 +81,8 @@ class Items:
         return Items(self.numbers, features, self.owners)
 
     def blocks(self) -> Iterator["Items"]:
-        """Cut into what is to be encoded at a time: a GPU takes everything, a CPU blocks, whose features become float32."""
-        if self.numbers.device.type != "cpu":
+        """Cut into what is to be encoded at a time: a GPU, or what is compiled, takes everything, a CPU float32 blocks."""
+        if self.numbers.device.type != "cpu" or torch.compiler.is_compiling():
             yield self
             return
         features = {source: tokens.split(CPU_BLOCK) for source, tokens in self.features.items()}

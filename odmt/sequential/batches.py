@@ -4,7 +4,7 @@ Legend: B users, P predicted positions, M distinct items, V vectors of these.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class Batch:
         positions: int64 [M], how many positions of the batch each vector of an item stands for.
         touched: int64 [U], the distinct items of this step in all processes, ascending; None: there is one process.
         everyone: what the predictions are scored against, where that is more than the V vectors.
+        real: bool [P], False for predictions that only pad the batch (`odmt.sequential.padding`); None: all count.
+        sizes: how many items and tokens it has without what pads it.
     """
 
     items: Items
@@ -54,6 +56,8 @@ class Batch:
     positions: Tensor
     touched: Tensor | None = None
     everyone: "Everyone | None" = None
+    real: Tensor | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def log_candidates(self, dtype: torch.dtype) -> Tensor:
         """Log of how many positions each vector stands for as a candidate of a user's predictions (Eq. 5) [B, V].

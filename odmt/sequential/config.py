@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from odmt import config as engine
+from odmt.compilation import Mode
 from odmt.config import EvaluationConfig, left_of, require
 from odmt.features.sgfd_settings import SgfdConfig
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, ItemEncoderPart
@@ -203,12 +204,16 @@ class TrainConfig(engine.TrainConfig):
         save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
             of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes
             longer is saved when it ends, while the next one begins.
+        compile: have PyTorch compile the step of a single process: `default`, `reduce-overhead` (CUDA graphs, on a GPU), `auto`
+            (`default` for one process on a GPU, else `none`) or `none`. Batches are padded to few shapes; the first step of each
+            takes a minute or more.
     """
 
     batch_size: int = 128
     lr: float = 1e-4
     weight_decay: float = 0.1
     clip_norm: float = 5.0
+    compile: Mode = "none"
 
     def __post_init__(self):
         require(self.batch_size >= 2, "train.batch_size", "must be 2 or more: the negatives are the other users' items")

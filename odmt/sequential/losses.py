@@ -55,16 +55,26 @@ def candidates_of_rows(log_counts: Tensor, users: Tensor, targets: Tensor) -> Te
     return log_counts.index_select(0, users).scatter_(1, targets[:, None], 0.0)
 
 
-def debiased_cross_entropy(logits: Tensor, log_counts: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of -log softmax at the target (Eq. 5): logits [P, V] -> [], or [S, P, V] -> [S]."""
-    if logits.dim() == 2:
+def mean_over_rows(rows: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of rows [..., P] over all of them, or over the `real` [P] ones."""
+    return rows.mean(-1) if real is None else torch.where(real, rows, 0).sum(-1) / real.sum()
+
+
+def debiased_cross_entropy(logits: Tensor, log_counts: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
+    """Mean over (real) rows of -log softmax at the target (Eq. 5): logits [P, V] -> [], or [S, P, V] -> [S]."""
+    if logits.dim() == 2 and real is None:
         return F.cross_entropy(logits + log_counts, targets)
-    rows = F.cross_entropy((logits + log_counts).flatten(0, 1), targets.repeat(len(logits)), reduction="none")
-    return rows.view(len(logits), -1).mean(-1)
+    rows = F.cross_entropy((logits + log_counts).flatten(0, -2), targets.repeat(logits.shape[:-2].numel()), reduction="none")
+    return mean_over_rows(rows.view(logits.shape[:-1]), real)
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, log_counts: Tensor, temperature: float, divergence: str = "cross_entropy"
+    student: Tensor,
+    teacher: Tensor,
+    log_counts: Tensor,
+    temperature: float,
+    divergence: str = "cross_entropy",
+    real: Tensor | None = None,
 ) -> Tensor:
     """T^2 D(teacher -> student) at temperature T, summed over candidates, mean over rows (Eq. 7-9).
 
@@ -78,15 +88,16 @@ def distillation_loss(
         log_counts: [P, V].
         temperature: T.
         divergence: `cross_entropy` or `kl`.
+        real: bool [P], the rows of the mean; None: all.
     """
     soft_targets = (teacher / temperature + log_counts).softmax(-1)
     scaled = student / temperature
     log_probabilities = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
-    loss = -(soft_targets * log_probabilities).sum(-1).mean(-1)
+    loss = mean_over_rows(-(soft_targets * log_probabilities).sum(-1), real)
     if divergence == "kl":
         scaled = teacher / temperature
         log_soft_targets = scaled - (scaled + log_counts).logsumexp(-1, keepdim=True)
-        loss = loss + (soft_targets * log_soft_targets).sum(-1).mean(-1)
+        loss = loss + mean_over_rows((soft_targets * log_soft_targets).sum(-1), real)
     return temperature**2 * loss
 
 
@@ -108,11 +119,13 @@ def fuse(scores: dict[str, Tensor]) -> Tensor:
     return reduce(add, scores.values()) / len(scores)
 
 
-def ramp_up(epoch: int, ramp_up_epochs: int) -> float:
+def ramp_up(epoch: int | Tensor, ramp_up_epochs: int) -> float | Tensor:
     """w = exp(-5 (1 - min(epoch, alpha) / alpha)^2) (Eq. 10).
 
     Deviation: epochs count from 1, so the first has w = exp(-5 (1 - 1/alpha)^2), as in the official code.
     """
+    if isinstance(epoch, Tensor):
+        return torch.exp(-5 * (1 - epoch.clamp(max=ramp_up_epochs) / ramp_up_epochs) ** 2)
     return math.exp(-5 * (1 - min(epoch, ramp_up_epochs) / ramp_up_epochs) ** 2)
 
 
@@ -179,14 +192,16 @@ class Objective(nn.Module):
         self.late = late
         self.distillation = distillation
 
-    def forward(self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def forward(
+        self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int | Tensor
+    ) -> dict[str, Tensor]:
         """Compute the losses of one batch.
 
         Args:
             states: [P, D] by source.
             vectors: [V, D] by source, of those that have states.
             batch: who is predicted from what.
-            epoch: from 1.
+            epoch: from 1; what is compiled takes it as a tensor [].
 
         Returns:
             `loss`, the sum of the others and alone differentiable: `ce_SOURCE` and, where the sources teach one another,
@@ -200,7 +215,9 @@ class Objective(nn.Module):
         losses = self._losses(states, gathered, batch.everyone.batch, epoch)
         return {name: batch.everyone.share * loss for name, loss in losses.items()}
 
-    def _losses(self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def _losses(
+        self, states: dict[str, Tensor], vectors: dict[str, Tensor], batch: Batch, epoch: int | Tensor
+    ) -> dict[str, Tensor]:
         log_popularity = self.log_popularity[batch.items.repeat(batch.items.numbers)]
         dtype = torch.promote_types(next(iter(states.values())).dtype, torch.float32)
         log_counts_of_users = batch.log_candidates(dtype)
@@ -211,17 +228,17 @@ class Objective(nn.Module):
             logits = dict(zip(sources, scores, strict=True))
             if self.late:
                 logits = {"fused": fuse(logits)}
-            targets = batch.targets[rows]
+            targets, real = batch.targets[rows], None if batch.real is None else batch.real[rows]
             log_counts = candidates_of_rows(log_counts_of_users, users[rows], targets)
-            entropies = for_each(lambda z: debiased_cross_entropy(z, log_counts, targets), list(logits.values()))
+            entropies = for_each(lambda z: debiased_cross_entropy(z, log_counts, targets, real), list(logits.values()))
             losses = {f"ce_{source}": entropy for source, entropy in zip(logits, entropies)}
             if self.distillation is not None:
-                losses["distillation"] = _weight(self.distillation, epoch) * _distill(self.distillation, logits, log_counts)
+                losses["distillation"] = _weight(self.distillation, epoch) * _distill(self.distillation, logits, log_counts, real)
             return losses
 
         sources = list(states)
         given = [*states.values()], [vectors[source] for source in sources]
-        if as_one(users.device):  # all at once: blocks would only launch more kernels
+        if as_one(users.device) or batch.real is not None:  # all at once: blocks would only launch more kernels
             parts = losses_of(slice(None), *given)
             return {"loss": reduce(add, parts.values()), **{name: part.detach() for name, part in parts.items()}}
         # The scores of a CPU's block stay in its cache.
@@ -229,16 +246,16 @@ class Objective(nn.Module):
         return {"loss": loss, **parts}
 
 
-def _weight(settings: DistillationConfig, epoch: int) -> float:
+def _weight(settings: DistillationConfig, epoch: int | Tensor) -> float | Tensor:
     constant = settings.constant_weight
     return ramp_up(epoch, settings.ramp_up_epochs) if constant is None else constant
 
 
-def _distill(settings: DistillationConfig, logits: dict[str, Tensor], log_counts: Tensor) -> Tensor:
+def _distill(settings: DistillationConfig, logits: dict[str, Tensor], log_counts: Tensor, real: Tensor | None) -> Tensor:
     def loss_of(student: Tensor, teacher: Tensor) -> Tensor:
         if settings.detach_teacher:
             teacher = teacher.detach()
-        return distillation_loss(student, teacher, log_counts, settings.temperature, settings.divergence)
+        return distillation_loss(student, teacher, log_counts, settings.temperature, settings.divergence, real)
 
     _, students, teachers = zip(*distillation_pairs(logits))
     return reduce(add, for_each(loss_of, students, teachers))

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import islice
 from operator import add
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from odmt.compilation import Mode, as_tensor, choose_mode, compiled
 from odmt.config import Split
 from odmt.distributed import World, reduce_rows
 from odmt.errors import InputError
@@ -37,8 +40,11 @@ from odmt.sequential.models.builder import build_recommender
 from odmt.sequential.models.recommender import Recommender
 from odmt.sequential.models.sgfd import SgfdSource
 from odmt.sequential.models.towers import ItemTable
+from odmt.sequential.padding import Padding
 from odmt.sequential.scoring import encode_catalogue, encode_new_items, held_out, score_blocks, score_states, user_states
 from odmt.task import EpochBatches, People, Scorer, Task, Vectors, builder_name
+
+EXAMPLES = 64  # batches whose mean sizes those of all are multiples of
 
 
 def build_model(config: Config, interactions: Interactions, tables: Mapping[str, FeatureTable]) -> Recommender:
@@ -102,6 +108,7 @@ class SequentialTask(Task):
                 f"{world.size} processes for {interactions.num_users} users and {interactions.num_items} items: start no more "
                 "processes than there are of either"
             )
+        mode = choose_mode(config.train.compile, world)
         self.config, self.world = config, world
         self.interactions, self.tables = interactions, tables
         self.token_counts = count_tokens(tables, interactions.num_items)
@@ -114,9 +121,10 @@ class SequentialTask(Task):
         self.model.to(world.device)
         of_ids = [module for module in self.model.modules() if isinstance(module, ItemTable)]
         for module in of_ids:
-            # A single GPU would have to wait to count the rows.
-            module.sparse = world.size > 1 or world.device.type == "cpu"
+            # A single GPU would have to wait to count the rows; what is compiled has no sparse gradients.
+            module.sparse = world.size > 1 or (world.device.type == "cpu" and mode == "none")
         self.sparse_tables = [module.weight for module in of_ids]
+        self.padding = None if mode == "none" else self._compile(mode)
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -153,7 +161,7 @@ class SequentialTask(Task):
         def describe(step: int) -> str:
             return "users " + ", ".join(self.interactions.user_ids[user] for user in steps[step][world.rank][:5]) + ", ..."
 
-        return EpochBatches(len(steps), self.build_batches(steps), describe, lambda batch: batch.items.sizes)
+        return EpochBatches(len(steps), self.build_batches(steps), describe, lambda batch: batch.sizes)
 
     def build_batches(self, steps: Iterable[Sequence[np.ndarray]]) -> Iterator[Batch]:
         """Build this process's batches with their features, for a GPU one step ahead, in a thread.
@@ -164,17 +172,18 @@ class SequentialTask(Task):
         rank, several = self.world.rank, self.world.size > 1
         together = several and self.config.data.negatives == "global"
 
-        def of(users: np.ndarray) -> Batch:
-            return train_batch(self.interactions, users, not self.config.model.noisy_items, self.token_counts)
-
         def build(users: Sequence[np.ndarray]) -> Batch:
-            batch = of(users[rank])
+            batch = self._train_batch(users[rank])
             if together:
-                batch.everyone = join([batch if process == rank else of(block) for process, block in enumerate(users)], rank)
+                batch.everyone = join(
+                    [batch if process == rank else self._train_batch(block) for process, block in enumerate(users)], rank
+                )
             if several:
                 batch.touched = touched_items(self.interactions, users)
             batch.items.features = gather_features(self.tables, batch.items.numbers)
-            return to_device(batch, self.world.device, self.precision.dtype)
+            batch.sizes = batch.items.sizes
+            there = to_device(batch, self.world.device, self.precision.dtype)
+            return there if self.padding is None else self.padding.pad(there, self.padding.room(batch))
 
         return prepared(map(build, steps), self.world.device)
 
@@ -243,6 +252,23 @@ class SequentialTask(Task):
             return history_inputs(people.histories, block, longest)
 
         return user_states(self.model, vectors, np.arange(len(people)), inputs, self.world, "users")
+
+    def _train_batch(self, users: np.ndarray) -> Batch:
+        return train_batch(self.interactions, users, not self.config.model.noisy_items, self.token_counts)
+
+    def _compile(self, mode: Mode) -> Padding:
+        """Have the model's losses compiled; returns what pads the batches to few shapes."""
+        train, model = self.config.train, self.model
+        losses = compiled(model.forward, mode)
+        like = cast(Objective, model.objective).log_popularity
+
+        def forward(batch: Batch, epoch: int) -> dict[str, Tensor]:
+            return losses(batch, as_tensor(epoch, like))
+
+        model.forward = forward  # type: ignore[method-assign, assignment]
+        first = epoch_users(self.interactions.num_users, train.batch_size, train.seed, 1)
+        examples = [self._train_batch(users) for users in islice(first, EXAMPLES)]
+        return Padding(examples, self.tables, self.config.data.max_seq_len)
 
     def _objective(self) -> Objective:
         config = self.config

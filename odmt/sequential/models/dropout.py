@@ -32,6 +32,7 @@ class Dropout(nn.Dropout):
         """Zero elements with probability p in training, and scale the others so that the mean stays."""
         if not self.training or self.p == 0:
             return super().forward(x)
-        if x.device.type != "cpu":  # one kernel; PyTorch takes it on CUDA alone, not where kernels are counted
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            # One kernel; PyTorch takes it on CUDA alone, not where kernels are counted.
             return torch.native_dropout(x, self.p, True)[0]
         return _Masked.apply(x, min(round(self.p * LEVELS), LEVELS - 1))

@@ -84,7 +84,7 @@ class Recommender(nn.Module):
         self.user_encoder = user_encoder
         self.objective = objective
 
-    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, epoch: int | Tensor) -> dict[str, Tensor]:
         """The losses of a training batch by name, in float32 at least whatever the encoders compute in; epochs count from 1."""
         assert self.objective is not None, "a model without losses is not trained"
         states, vectors = self.encode(batch)

@@ -68,7 +68,8 @@ class SgfdTowers(ItemEncoder):
 
     def losses(self, items: Items) -> dict[str, Tensor]:
         """SGFD's losses of M items, with their weights: `sgfd_class`, `sgfd_fusion`, `sgfd_response`, `sgfd_feature`."""
-        losses = self.extractor.losses(self._features(items), self.labels[items.numbers])
+        counts = items.numbers.clamp(max=1)  # none of what pads a batch
+        losses = self.extractor.losses(self._features(items), self.labels[items.numbers], counts)
         return {f"sgfd_{name}": loss for name, loss in losses.items()}
 
     def _features(self, items: Items) -> dict[str, Tensor]:

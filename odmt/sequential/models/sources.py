@@ -16,9 +16,10 @@ PLAIN = (nn.Sequential, nn.ModuleList, nn.LeakyReLU)  # PyTorch's own that know 
 def as_one(device: torch.device) -> bool:
     """Whether the sources are computed as one: a GPU waits for its host, which then launches a third of the kernels.
 
-    A CPU does not wait; it gains nothing (BENCHMARKS.md) and computes a source while it is in the cache.
+    A CPU does not wait; it gains nothing (BENCHMARKS.md) and computes a source while it is in the cache. What is compiled takes
+    a whole batch at once everywhere.
     """
-    return device.type not in ONE_BY_ONE
+    return device.type not in ONE_BY_ONE or torch.compiler.is_compiling()
 
 
 def for_each(function: Callable[..., Tensor], *arguments: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -28,7 +29,7 @@ def for_each(function: Callable[..., Tensor], *arguments: Sequence[Tensor]) -> S
         function: computes with the last dimensions of its arguments; one more before these it passes through.
         arguments: S tensors each, of one shape.
     """
-    if not as_one(arguments[0][0].device):
+    if len(arguments[0]) == 1 or not as_one(arguments[0][0].device):
         return [function(*parts) for parts in zip(*arguments, strict=True)]
     return function(*(torch.stack(list(parts)) for parts in arguments)).unbind()
 
@@ -40,7 +41,8 @@ def apply_each(modules: Sequence[nn.Module], inputs: Sequence[Tensor], *shared) 
     is not alike, or of a class that does not say so (a backbone of one's own; GRU4Rec, whose layer is a single kernel of cuDNN's),
     is computed one after the other.
     """
-    weights = _stacked(modules) if len(modules) > 1 and as_one(inputs[0].device) else None
+    together = as_one(inputs[0].device) and not torch.compiler.is_compiling()
+    weights = _stacked(modules) if len(modules) > 1 and together else None
     if weights is None:
         return [module(part, *shared) for module, part in zip(modules, inputs, strict=True)]
     return torch.func.functional_call(modules[0], weights, (torch.stack(list(inputs)), *shared)).unbind()
