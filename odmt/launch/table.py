@@ -52,7 +52,7 @@ def summary(
     table = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
     text = f"{folder}: validation metrics of the best epoch\n{table}"
     if others:
-        text += f"\n\n{len(others)} trials are not of this GRID and decide nothing; --drop-others leaves them out from now on"
+        text += f"\n\ntrials that are not of this GRID ({len(others)}) decide nothing; --drop-others leaves them out from now on"
     states = [newest[name].state for names in own.values() for name in names]
     ended, total = sum(state.is_finished() for state in states), max(total, len(states) + len(unknown))
     if ended < total:

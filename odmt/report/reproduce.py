@@ -178,6 +178,8 @@ def distinct(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _run(trials: list[Trial], request: Request) -> int:
+    if not trials:  # of what is counted
+        return 0
     left = []
     with tqdm(run_trials(trials, _places(request)), "trials", len(trials)) as outcomes:
         for outcome in outcomes:
