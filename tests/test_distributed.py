@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,12 +57,29 @@ def args(ring_root, tmp_path_factory) -> list[str]:
     ]
 
 
+def on_two_nodes(*args: str):
+    """Two agents of torchrun's that find each other by a port, as those of two nodes do, each with one process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"localhost:{free.getsockname()[1]}"
+    node = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={place}", "--local-addr=localhost"]
+    command = [sys.executable, "-m", "torch.distributed.run", *node, *args]
+    agents = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for agent in agents:
+            _, said = agent.communicate(timeout=240)
+            assert agent.returncode == 0, said
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+
+
 @pytest.fixture(scope="module")
 def measured(args, tmp_path_factory) -> list[dict[str, Tensor]]:
-    """What each of the two processes measured."""
+    """What each of the two processes measured, of two nodes."""
     folder = tmp_path_factory.mktemp("two")
-    done = run(*TORCHRUN, str(Path(two_processes.__file__)), str(folder), *args)
-    assert done.returncode == 0, done.stderr
+    on_two_nodes(str(Path(two_processes.__file__)), str(folder), *args)
     return [load_tensors(folder / f"{rank}.safetensors")[0] for rank in (0, 1)]
 
 
