@@ -216,7 +216,8 @@ class RunFolder:
         pairs = read_yaml(started)
         if not {"data", "train", "runs", "name"} <= pairs.keys():
             raise InputError(
-                f"{started}: not the configuration of a run, so {remedies.overwrite()} removes nothing; {self.another_name()}"
+                f"{started}: not the configuration of a run, so nothing is continued, and {remedies.overwrite()} removes nothing; "
+                f"{self.another_name()}"
             )
 
     def _own(self) -> set[str]:

@@ -126,7 +126,9 @@ def test_a_config_yaml_of_something_else_is_not_overwritten(folder):
     run = folder()
     run.path.mkdir(parents=True)
     (run.path / "config.yaml").write_text("architectures: [BertModel]\n")
-    with pytest.raises(InputError, match=r"config.yaml: not the configuration of a run, so overwrite=True removes nothing"):
+    with pytest.raises(
+        InputError, match=r"config.yaml: not the configuration of a run, so nothing is continued, and overwrite=True removes"
+    ):
         run.check(resume=False, overwrite=True)
 
 
