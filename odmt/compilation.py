@@ -3,7 +3,7 @@
 A GPU waits for its host where a step launches many small kernels. PyTorch's compiler fuses them (`default`); CUDA graphs replay
 what is left without the host (`reduce-overhead`). Three decisions:
 
-- `none` is the default: every shape of a batch is compiled once, which takes a minute or more, and no card has been measured yet.
+- `none` is the default: every shape of a batch is compiled once, which takes minutes, and no card has been measured yet.
 - `auto` is `default` for one process on a GPU, else `none`: a CPU does not wait, and several processes exchange in between what
   they have.
 - What is compiled sees few shapes, or it would be compiled at every step: a family pads its batches to them. Padding is exact, it

@@ -206,7 +206,7 @@ class TrainConfig(engine.TrainConfig):
             longer is saved when it ends, while the next one begins.
         compile: have PyTorch compile the step of a single process: `default`, `reduce-overhead` (CUDA graphs, on a GPU), `auto`
             (`default` for one process on a GPU, else `none`) or `none`. Batches are padded to few shapes; the first step of each
-            takes a minute or more.
+            takes minutes. On a CPU a compiled step is slower (BENCHMARKS.md).
     """
 
     batch_size: int = 128
