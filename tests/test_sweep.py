@@ -33,7 +33,7 @@ from odmt.launch.pool import TrialPool, run_trials
 from odmt.launch.queue import TrialQueue
 from odmt.launch.sweep import grid_trials, launch
 from odmt.launch.table import summary
-from odmt.launch.trials import Trial
+from odmt.launch.trials import Trial, read_anew
 from odmt.run_folder import reserve
 from odmt.train import train
 
@@ -57,6 +57,7 @@ def place(tmp_path, monkeypatch, request) -> Iterator[Path]:
     (tmp_path / "ring.yaml").write_text(CONFIG)
     (tmp_path / "run_ring.py").write_text(f"from odmt.launch.sweep import launch\n\nlaunch('ring.yaml', {GRID})\n")
     monkeypatch.chdir(tmp_path)
+    read_anew()
     if not (server := request.config.getoption("--storage")):
         yield tmp_path
         return
@@ -176,6 +177,14 @@ def test_dry_run_prints_every_trial_and_touches_nothing(place, capsys):
     assert printed.count("-m odmt.train ring.yaml train.lr=0.001 model.dim=8 train.epochs=2 data.root=/x runs=elsewhere") == 1
     assert not (place / "runs").exists()
     assert not (place / "elsewhere").exists()
+
+
+def test_a_file_that_was_edited_is_read_again(place, capsys):
+    for lr, name in ((0.01, "odmt"), (0.1, "odmt,lr-0.01")):
+        (place / "ring.yaml").write_text(CONFIG.replace("lr: 0.01", f"lr: {lr}"))
+        with pytest.raises(SystemExit):
+            launch("ring.yaml", {"train.lr": [0.01]}, ["--dry-run"])
+        assert re.findall(r"^odmt\S*", capsys.readouterr().out, re.M) == [name]
 
 
 @pytest.mark.parametrize(

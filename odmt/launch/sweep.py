@@ -23,7 +23,7 @@ from odmt.launch.queue import TrialQueue
 from odmt.launch.search import PRUNERS, SearchQueue
 from odmt.launch.space import SEED, Range, SearchSpace, grid_values
 from odmt.launch.table import summary
-from odmt.launch.trials import Trial
+from odmt.launch.trials import Trial, read_anew
 from odmt.metrics import chosen_by
 
 NUM_TRIALS, PRUNER = 40, "hyperband"  # of a search
@@ -41,6 +41,7 @@ def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None =
     """
     options = _parser(config).parse_args(args)
     options.gpus = [gpu for names in options.gpus for gpu in names.split(",")]
+    read_anew()
     with report_mistakes():
         base = load_config([config])
         if options.gpus_per_trial > 1 and base.one_process:

@@ -128,6 +128,12 @@ class Trial:
         return str(self.overrides.get(key, _settings(self.configs)[key]))
 
 
+def read_anew():
+    """Have files of settings read again: a launcher keeps what it began with, and the next one in a notebook has what was edited."""
+    _load.cache_clear()
+    _settings.cache_clear()
+
+
 @cache
 def _load(args: tuple[str, ...]) -> RunConfig:
     return load_config(args)

@@ -17,7 +17,7 @@ from odmt.cores import num_cores
 from odmt.errors import InputError
 from odmt.files import writing
 from odmt.launch.pool import check_gpus, run_trials
-from odmt.launch.trials import Trial
+from odmt.launch.trials import Trial, read_anew
 from odmt.outputs import check_page
 from odmt.report import figures, tables
 from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, result_of, search_size
@@ -63,6 +63,7 @@ def reproduce(name: str, request: Request) -> int:
     Raises:
         InputError: settings that are wrong, a dataset or features that are missing; before anything is trained.
     """
+    read_anew()
     check_search(request)
     reports = {key: report for key, report in load_reports().items() if key == name or (name == ALL and report.in_all)}
     plan = {key: [cell for dataset in request.datasets for cell in expand(reports[key], dataset, request)] for key in reports}
