@@ -129,7 +129,7 @@ class Trial:
 
 
 def read_anew():
-    """Have files of settings read again: a launcher keeps what it began with, and the next one in a notebook has what was edited."""
+    """Have files of settings read again: a launcher keeps what it began with, the next one in a notebook has what was edited."""
     _load.cache_clear()
     _settings.cache_clear()
 
