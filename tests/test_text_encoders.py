@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_an_encoder_without_cls_token_has_none(tmp_path):
     folder = write(tmp_path / "t5", CASES["t5"][0], first=None)
     with pytest.raises(InputError, match=r"--first-token cls: .* of type 't5', puts no CLS token first; take mean"):
         TextEncoder(folder, TextForm(8, "cls"), CPU)
+
+
+@pytest.mark.parametrize(("name", "said", "other"), [("roberta", "bert", "RobertaModel"), ("mpnet", "roberta", "MPNetModel")])
+def test_a_type_that_the_weights_contradict_is_refused(tmp_path, name, said, other):
+    file = Path(write(tmp_path / "encoder", CASES[name][0]), "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": said}))
+    with pytest.raises(InputError, match=rf"model_type '{said}', but architectures .* a {other}, whose type is '{name}'"):
+        TextEncoder(str(file.parent), TextForm(8, "cls"), CPU)
 
 
 @pytest.mark.parametrize("layout", ["of today", "of a version before", "in a folder of its own"])

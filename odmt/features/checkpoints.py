@@ -13,6 +13,7 @@ from typing import Literal, TypedDict
 
 import huggingface_hub.constants
 import torch
+import transformers
 import xxhash
 from huggingface_hub.utils import get_session
 from torch import nn
@@ -81,6 +82,7 @@ class Checkpoint:
             self._options["subfolder"] = folder
         with self._explained("config.json is missing or broken"):
             whole = AutoConfig.from_pretrained(name, **self._options)
+        self._check_architecture(whole)
         tower = getattr(whole, "vision_config" if modality == "image" else "text_config", None)
         self.config: PretrainedConfig = whole if tower is None else tower
         self._class = self._find_class(whole)
@@ -143,6 +145,16 @@ class Checkpoint:
                 "the two is to stand first: --first-token cls or --first-token mean"
             )
         return found[0]
+
+    def _check_architecture(self, whole: PretrainedConfig):
+        """Refuse weights that are named as another model's than the type says: the names in both may be the same."""
+        for name in whole.architectures or ():
+            saved = getattr(getattr(transformers, name, None), "config_class", None)
+            if saved and not (isinstance(whole, saved) or issubclass(saved, type(whole))):
+                raise InputError(
+                    f"{self.name}: config.json says model_type {whole.model_type!r}, but architectures that it holds a {name}, "
+                    f"whose type is {saved.model_type!r}; correct the one that is wrong"
+                )
 
     def _find_class(self, whole: PretrainedConfig) -> type[PreTrainedModel]:
         """The class that the type stands for: of T5 and its kin the encoder alone."""
