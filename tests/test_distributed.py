@@ -140,8 +140,22 @@ def test_negatives_of_all_processes_make_the_step_of_one_with_the_whole_batch(me
 
 def test_both_processes_end_a_step_with_the_same_weights(measured):
     assert measured[0].keys() == measured[1].keys()
-    same = [name for name in measured[0] if not name.startswith("bytes.") and ".loss." not in name]
+    same = [name for name in measured[0] if not name.startswith(("bytes.", "sharded.")) and ".loss." not in name]
     assert all(torch.equal(measured[0][name], measured[1][name]) for name in same)
+
+
+def test_a_table_may_be_sharded_over_the_processes(measured):
+    """Each has every other row and its moments; ranks and the step are those of two processes with the whole table each."""
+    table = "item_encoder.id_table.weight"
+    for rank, of_process in enumerate(measured):
+        sharded, whole = section(of_process, "sharded."), section(of_process, "local.")
+        for name, expected in whole.items():
+            expected = expected[rank::2] if name.endswith(table) else expected
+            torch.testing.assert_close(sharded[name], expected, rtol=1e-5, atol=1e-7)
+        moments = [sharded[f"state.{name}"] for name in ("exp_avg", "exp_avg_sq")]
+        assert all(moment.shape == sharded[f"weight.{table}"].shape and moment.any() for moment in moments)
+        for name, ranks in section(of_process, "ranks.").items():
+            assert torch.equal(sharded[f"ranks.{name}"], ranks)
 
 
 def test_of_a_table_the_rows_are_sent_that_have_gradients(measured):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from sharded_table import load_sharded
 from torch import nn
 
 from odmt.checkpoint import save_tensors
@@ -35,11 +36,10 @@ def ranks(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-def step(world: World, args: list[str]) -> dict[str, torch.Tensor]:
+def step(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The losses and gradients of one step, and the weights after it."""
-    trainer = Trainer.load(load_config(args), world)
     trainer.parallel.train()
-    losses = trainer.train_step(batch_of(trainer, first_users(trainer, world.size)), EPOCH)
+    losses = trainer.train_step(batch_of(trainer, first_users(trainer, trainer.world.size)), EPOCH)
     measured = {f"loss.{name}": loss for name, loss in losses.items()}
     for name, parameter in trainer.model.named_parameters():
         measured |= {f"gradient.{name}": parameter.grad.to_dense(), f"weight.{name}": parameter}
@@ -83,11 +83,16 @@ def exchange(world: World) -> dict[str, torch.Tensor]:
 
 
 def measure(world: World, args: list[str]) -> dict[str, torch.Tensor]:
-    """Ranks under the initial weights, one step with each kind of negatives, and an exchange of gradients."""
+    """Ranks under the initial weights, one step with each kind of negatives and with a sharded table, an exchange of gradients."""
     measured = {f"ranks.{name}": rank for name, rank in ranks(Trainer.load(load_config(args), world)).items()}
     for negatives in ("local", "global"):
-        found = step(world, [*args, f"data.negatives={negatives}"])
+        found = step(Trainer.load(load_config([*args, f"data.negatives={negatives}"]), world))
         measured |= {f"{negatives}.{name}": tensor for name, tensor in found.items()}
+    sharded = load_sharded(load_config(args), world)
+    measured |= {f"sharded.ranks.{name}": rank for name, rank in ranks(sharded).items()}
+    measured |= {f"sharded.{name}": tensor for name, tensor in step(sharded).items()}
+    for name, moment in sharded.optimizer.state[sharded.model.item_encoder.id_table.weight].items():
+        measured[f"sharded.state.{name}"] = moment
     return measured | exchange(world)
 
 
