@@ -134,6 +134,11 @@ def write_text(path: Path, text: str, remedy: str = ""):
         partial.write_text(text, encoding="utf-8", newline="")
 
 
+def unfinished_tensors(folder: Path) -> list[Path]:
+    """What safetensors leaves in a folder when it is killed: the file that had not got its name."""
+    return [path for path in folder.glob(".tmp??????") if path.is_file()]
+
+
 def move(source: Path, target: Path, remedy: str = ""):
     """Give a whole file the name of another, which it replaces; on the disk when this returns. Arguments and errors as above."""
     with writing(target, remedy):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from odmt.errors import InputError
-from odmt.files import reading, writing
+from odmt.files import reading, unfinished_tensors, writing
 
 GENERATOR = '<meta name="generator" content="odmt">'  # by which a page is known
 PAGES = (".html", ".htm")
@@ -29,7 +29,7 @@ def check_file(path: Path, suffixes: Collection[str], is_own: Callable[[Path], b
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}; name a file in one")
     if path.exists() and not is_own(path):
-        raise InputError(f"{path}: holds something that this command has not made; name another file, or move it away")
+        raise InputError(f"{path}: not made by this command, at least not of this version; name another file, or move it away")
 
 
 def check_page(path: Path):
@@ -51,6 +51,7 @@ def whole_folder(folder: Path, parts: Collection[str]) -> Iterator[Path]:
     Raises:
         InputError: it holds anything else, or cannot be written.
     """
+    folder = folder.resolve() if folder.name in ("", "..") else folder
     partial, replaced = (folder.with_name(folder.name + ending) for ending in (".partial", ".replaced"))
     with writing(folder):
         if not folder.exists() and replaced.is_dir():
@@ -62,7 +63,8 @@ def whole_folder(folder: Path, parts: Collection[str]) -> Iterator[Path]:
                 raise InputError(f"{folder}: {_foreign(min(lacking), 'has no')}")
         for leftover in (partial, replaced):
             if leftover.exists():
-                _refuse_foreign(leftover, (*parts, *(f"{part}.partial" for part in parts)))
+                unfinished = [path.name for path in unfinished_tensors(leftover)]
+                _refuse_foreign(leftover, (*parts, *(f"{part}.partial" for part in parts), *unfinished))
                 shutil.rmtree(leftover)
         try:
             partial.mkdir(parents=True)

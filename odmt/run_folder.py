@@ -20,7 +20,7 @@ from odmt import remedies
 from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
 from odmt.errors import InputError
-from odmt.files import read_json, reading, sync, write_text, writing
+from odmt.files import read_json, reading, sync, unfinished_tensors, write_text, writing
 from odmt.trackers import SCALARS, Tracker, check_tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class RunFolder:
     def _own(self) -> set[str]:
         """What in the folder was made by a run, by name."""
         own = {*FILES, *LOCKS, SCALARS, *(f"{name}.partial" for name in FILES)}
-        return own | {path.name for path in self.path.glob(".tmp??????") if path.is_file()}  # safetensors', killed
+        return own | {path.name for path in unfinished_tensors(self.path)}
 
     def reserve(self):
         """Make the folder and hold it until `close`.
@@ -259,7 +259,7 @@ class RunFolder:
         for name in FILES:
             for path in (self.path / name, self.path / f"{name}.partial"):
                 path.unlink(missing_ok=True)
-        for path in self.path.glob(".tmp??????"):
+        for path in unfinished_tensors(self.path):
             path.unlink()
         scalars = self.path / SCALARS
         if scalars.is_dir() and not scalars.is_symlink():

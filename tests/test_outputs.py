@@ -48,6 +48,13 @@ def test_a_folder_with_more_less_or_else_is_left_alone(tmp_path, names, words):
     assert read(tmp_path / "mine") == dict.fromkeys(names, "dear")
 
 
+def test_a_folder_can_be_where_one_is(tmp_path, monkeypatch):
+    fill(tmp_path / "here", "1")
+    monkeypatch.chdir(tmp_path / "here")
+    replace(Path(), "2")
+    assert read(tmp_path / "here") == {"a": "2", "b": "2"}
+
+
 @pytest.mark.parametrize("ending", [".partial", ".replaced"])
 def test_names_that_are_needed_meanwhile_may_be_somebodys(tmp_path, ending):
     mine = fill(tmp_path / f"new{ending}", "dear", ("thesis",))
@@ -58,7 +65,7 @@ def test_names_that_are_needed_meanwhile_may_be_somebodys(tmp_path, ending):
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):
     fill(tmp_path / "new.replaced", "old")
-    fill(tmp_path / "new.partial", "half", ("a", "b.partial"))
+    fill(tmp_path / "new.partial", "half", ("a", "b.partial", ".tmpA1b2C3"))
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "new", PARTS):
         raise ZeroDivisionError
     assert read(tmp_path / "new") == {"a": "old", "b": "old"}
@@ -73,10 +80,10 @@ def test_a_table_replaces_a_table_of_its_kind_alone(tmp_path):
         write_table(table, path)
         check_suffix(path)
         write_table(table.rename(columns={"rank": "time"}), path)
-        with pytest.raises(InputError, match="holds something that this command has not made; name another file"):
+        with pytest.raises(InputError, match="not made by this command, at least not of this version; name another file"):
             check_suffix(path)
         path.write_bytes(b"\0\xff")
-        with pytest.raises(InputError, match="has not made"):
+        with pytest.raises(InputError, match="not made by this command"):
             check_suffix(path)
 
 
@@ -86,7 +93,7 @@ def test_a_page_replaces_a_page_alone(tmp_path):
     write_page(path, "comparison.html", title="two", about="", tables={}, groups=[])
     check_page(path)
     path.write_text("<html>my home</html>")
-    with pytest.raises(InputError, match=r"page.html: holds something that this command has not made"):
+    with pytest.raises(InputError, match=r"page.html: not made by this command"):
         check_page(path)
 
 
@@ -94,7 +101,7 @@ def test_a_report_replaces_its_own_files_alone(tmp_path):
     check_replaced(tmp_path, "table2", "Table 2: x")
     Page("Table 2: x", [], []).write(tmp_path, {"table2": pd.DataFrame({"a": [1]})})
     check_replaced(tmp_path, "table2", "Table 2: x")
-    for name in ("table3.csv", "table4.md"):
+    for name in ("table3.csv", "table4.md", "table5_differences.csv"):
         (tmp_path / name).write_text("# my own\n")
         with pytest.raises(InputError, match=rf"{name}: not of this report, which would replace it; move it away, or name"):
             check_replaced(tmp_path, name[:6], "Table 3: y")

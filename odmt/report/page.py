@@ -82,7 +82,8 @@ def check_replaced(folder: Path, name: str, title: str):
         InputError: naming one.
     """
     page = folder / f"{name}.md"
-    there = [path for path in (page, *(page.with_suffix(suffix) for suffix in (".tex", ".csv", ".png", ".svg"))) if path.exists()]
+    endings = (".md", ".tex", ".csv", ".png", ".svg", "_differences.csv")
+    there = [path for ending in endings if (path := folder / f"{name}{ending}").exists()]
     if there and not (page.exists() and read_text(page).startswith(f"# {title}\n")):
         raise InputError(
             f"{there[0]}: not of this report, which would replace it; move it away, or name another folder with --reports"

@@ -138,6 +138,8 @@ def write(name: str, report: Report, measurements: list[Measurement], request: R
     else:
         page, numbers = _measured(name, report, measurements, request)
     page.write(request.reports, numbers)
+    if report.painters:  # after the page, by which a report's files are known
+        figures.save(figures.draw(report.painters, numbers[name], request.datasets), request.reports / name)
     print(f"\n{page}\n")
     done = f"{sum(map(bool, measurements))} of {len(measurements)} models measured" if measurements else "counted"
     log.info("%s: %s", request.reports / f"{name}.md", done)
@@ -152,7 +154,7 @@ def _counted(name: str, report: Report, request: Request) -> tuple[Page, dict[st
 
 
 def _measured(name: str, report: Report, measurements: list[Measurement], request: Request) -> tuple[Page, dict[str, pd.DataFrame]]:
-    """The page and the numbers of what is trained; a figure is saved."""
+    """The page and the numbers of what is trained."""
     notes = report.notes(measurements) if report.notes else []
     below = [*chosen_on_test(measurements), *notes, *footer(measurements, request), *gaps(measurements, len(request.seeds))]
     metrics = tables.metric_table(report, measurements)
@@ -169,7 +171,6 @@ def _measured(name: str, report: Report, measurements: list[Measurement], reques
         page.sections = _sections(numbers[name], report.as_text)
     if report.painters:
         page.picture = f"{name}.png"
-        figures.save(figures.draw(report.painters, numbers[name], request.datasets), request.reports / name)
     return page, numbers
 
 
