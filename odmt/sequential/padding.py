@@ -6,7 +6,6 @@ count: candidates that stand for no position, and rows that the means leave out,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from odmt.features.items import Items, Tokens
 from odmt.features.tables import FeatureTable
 from odmt.sequential.batches import Batch, Sequences
 
-STEPS = 8  # of sizes up to the mean batch's: a batch is padded to 9/8 of the mean, or 10/8, ...
+STEPS = 8  # of sizes up to the mean batch's: a batch is padded to 9/8 of the mean, or 10/8, ..., or 16/8
 
 Sizes = dict[str, int]  # users, items, vectors, pairs (of user and own item), predictions, and tokens by modality
 
@@ -24,7 +23,7 @@ class Padding:
     """The shapes of a run's batches.
 
     Args:
-        examples: batches without features, of which the shapes are multiples.
+        examples: batches without features, of which the shapes are multiples; one that has fewer users is left out.
         tables: the items' features by modality.
         max_seq_len: L, the longest input.
     """
@@ -33,9 +32,13 @@ class Padding:
         self.lengths = {modality: torch.from_numpy(table.lengths) for modality, table in tables.items()}
         self.longest = {modality: int(lengths.max()) for modality, lengths in self.lengths.items()}
         self.max_seq_len = max_seq_len
-        self.num_examples = len(examples)
+        # Of what pads a batch, who takes what, and how much each at least and at most.
+        self.shares = {"predictions": ("users", 0, max_seq_len)}
+        self.shares |= {modality: ("items", int(lengths.min()), int(lengths.max())) for modality, lengths in self.lengths.items()}
         sizes = [self.sizes(batch) for batch in examples]
-        self.totals = {name: sum(of_batch[name] for of_batch in sizes) for name in sizes[0]}
+        whole = [of_batch for of_batch in sizes if of_batch["users"] == max(size["users"] for size in sizes)]
+        self.num_examples = len(whole)
+        self.totals = {name: sum(of_batch[name] for of_batch in whole) for name in whole[0]}
 
     def sizes(self, batch: Batch) -> Sizes:
         """How large a batch on the CPU is."""
@@ -52,20 +55,37 @@ class Padding:
     def room(self, batch: Batch) -> Sizes:
         """The sizes that a batch is padded to: of a large one and of the epoch's last mostly the same."""
         sizes = self.sizes(batch)
-        return next(room for eighths in count(STEPS + 1) if self._fits(sizes, room := self._scaled(eighths)))
+        rooms = map(self._scaled, range(STEPS + 1, 2 * STEPS + 1))
+        return next((room for room in rooms if self._fits(sizes, room)), None) or self._doubled(sizes)
 
     def _scaled(self, eighths: int) -> Sizes:
-        """So many eighths of the mean sizes; of tokens as many an item as the mean is, so that those of equal length stay so."""
-        room = {name: -(-total * eighths // (STEPS * self.num_examples)) for name, total in self.totals.items()}
-        for modality in self.lengths:
-            room[modality] = -(-room["items"] * self.totals[modality] // self.totals["items"])
+        """So many eighths of the mean sizes.
+
+        But where users or items have nearly as much as they can, what is to be shared out grows by half of what those that pad can
+        take: a batch may have more of it than the mean, or less.
+        """
+        parts = STEPS * self.num_examples
+        room = {name: _ceil(total * eighths, parts) for name, total in self.totals.items()}
+        for name, (holders, least, most) in self.shares.items():
+            full, held = (most - least) * self.totals[holders], self.totals[name] - least * self.totals[holders]
+            more = min(held, full // 2) * (eighths - STEPS)
+            room[name] = least * room[holders] + _ceil(held * STEPS + more, parts)
+        return room
+
+    def _doubled(self, sizes: Sizes) -> Sizes:
+        """Powers of two for a batch that is like no other; of users and items twice as many, so that all can be shared out."""
+        room = {name: _power(size) for name, size in sizes.items()}
+        room |= {name: _power(2 * sizes[name]) for name in ("users", "items", "vectors")}
+        for name, (holders, least, most) in self.shares.items():
+            held = _power(max(1, sizes[name] - least * sizes[holders]))
+            room[name] = least * room[holders] + min(held, (most - least) * room[holders] // 2)
         return room
 
     def _fits(self, sizes: Sizes, room: Sizes) -> bool:
-        """Whether a batch has place and what pads it can be dealt out: no item without a token, neither item nor user too long."""
+        """Whether a batch has place, what pads it can be shared out, and candidates that pad it have an item that is nobody's."""
         free = {name: room[name] - size for name, size in sizes.items()}
-        tokens = all(free["items"] <= free[name] <= longest * free["items"] for name, longest in self.longest.items())
-        return min(free.values()) >= 0 and free["predictions"] <= self.max_seq_len * free["users"] and tokens
+        shared = all(least * free[of] <= free[name] <= most * free[of] for name, (of, least, most) in self.shares.items())
+        return min(free.values()) >= 0 and shared and (free["items"] > 0 or free["vectors"] == 0)
 
     def pad(self, batch: Batch, room: Sizes) -> Batch:
         """Pad a batch, which may be on a GPU and is not waited for; its features become the encoders' whole input."""
@@ -95,6 +115,15 @@ class Padding:
             (tokens,) = tokens.split(len(tokens.lengths))  # copied and converted
         values = _fill(tokens.values, room[modality], tokens.values[0])
         return Tokens(values, _deal(tokens.lengths, room["items"], len(values) - len(tokens.values)), self.longest[modality])
+
+
+def _ceil(number: int, parts: int) -> int:
+    return -(-number // parts)
+
+
+def _power(number: int) -> int:
+    """The power of two that is not smaller."""
+    return 1 << (number - 1).bit_length()
 
 
 def _fill(rows: Tensor, size: int, last: Tensor | int) -> Tensor:
