@@ -102,7 +102,7 @@ def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy
         values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
         words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
         then = f"; then {noted['described']}; now {task}" if noted.get("described", str(task)) != str(task) else ""
-        of_data = not set(differing) <= {"processes", "precision"}
+        of_data = not set(differing) <= {"processes", "precision", "compilation"}
         place = f" (data are now read from {task.config.data.folder})" if of_data else ""
         raise InputError(f"{path}: trained with other {values}; bring that back{place}, {remedy}. {words}{then}")
 
@@ -117,6 +117,8 @@ def _in_words(key: str, before: str, now: str | None) -> str:
             return f"processes: a step sees train.batch_size users of each; start {before} again{remedies.processes(before)}"
         case "precision", _:
             return f"precision: set train.precision as it was, {before}"
+        case "compilation", _:
+            return f"compilation: set train.compile as it was, {before}, which drew dropout otherwise"
         case "labels", _:
             return "labels: the items' categories are others"
         case _, "features":

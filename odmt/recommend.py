@@ -29,7 +29,7 @@ from odmt.task import People, Task
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("best.safetensors", "model.safetensors")  # of a run's folder, of a published one
-HOW = ("processes", "precision")  # of a run's basis: in what way it was computed; who reads it may do so in another
+HOW = ("processes", "precision", "compilation")  # of a run's basis: in what way it was computed; who reads it may do so in another
 NEAREST = 256  # items whose neighbours are looked for at a time
 
 Users = str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Sequence[str]]

@@ -104,11 +104,12 @@ class Utilisation:
     Args:
         device: a GPU with a known peak, or nothing is counted.
         precision: whose peak counts.
+        compiled: whether the step is; then nothing is counted, since PyTorch does not compile what it counts, then or later.
     """
 
-    def __init__(self, device: torch.device, precision: Precision):
+    def __init__(self, device: torch.device, precision: Precision, compiled: bool = False):
         card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        self.peak = peak_of(card, precision.dtype)
+        self.peak = None if compiled else peak_of(card, precision.dtype)
         self.flop: int | None = None
 
     def count(self, step):

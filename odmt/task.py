@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odmt.compilation import Mode
 from odmt.config import RunConfig, Split
 from odmt.distributed import World
 from odmt.item_lists import ItemLists
@@ -74,6 +75,7 @@ class Task(ABC):
         dot_products: whether a score is the product of a user's and an item's vector.
         sparse_tables: parameters of which a batch touches few rows, with sparse gradients: PyTorch's averaging over processes
             leaves them to `average_gradients`.
+        compilation: of a training step.
     """
 
     config: RunConfig
@@ -86,6 +88,7 @@ class Task(ABC):
     ordered: bool = True
     dot_products: bool = True
     sparse_tables: Sequence[Tensor] = ()
+    compilation: Mode = "none"
 
     @abstractmethod
     def __str__(self) -> str:

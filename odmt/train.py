@@ -54,6 +54,7 @@ class Run:
             **self.task.fingerprint(),
             "processes": str(self.world.size),
             "precision": str(self.trainer.precision.dtype).removeprefix("torch."),
+            "compilation": self.task.compilation,
         }
 
     def resume(self):

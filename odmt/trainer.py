@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from odmt.compilation import check_compiler
 from odmt.config import RunConfig, Split
 from odmt.distributed import World, mean_over_processes
 from odmt.families import load_task
@@ -32,17 +33,21 @@ class Trainer:
     Args:
         task: data and model.
 
+    Raises:
+        InputError: the step cannot be compiled here.
+
     Attributes:
         speed: of the last epoch, as `odmt.speed` measures it.
     """
 
     def __init__(self, task: Task):
+        check_compiler(task.compilation, task.world.device)
         self.task, self.config, self.world = task, task.config, task.world
         self.model, self.precision = task.model, task.precision
         self.parallel = self._in_parallel() if self.world.size > 1 else self.model
         self.optimizer = task.optimizer()
         self.scaler = self.precision.loss_scaler()
-        self.utilisation = Utilisation(self.world.device, self.precision)
+        self.utilisation = Utilisation(self.world.device, self.precision, task.compilation != "none")
         self.speed: dict[str, float] = {}
 
     @classmethod

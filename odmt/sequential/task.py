@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odmt.compilation import Mode, as_tensor, choose_mode, compiled
+from odmt.compilation import as_tensor, choose_mode, compiled
 from odmt.config import Split
 from odmt.distributed import World, reduce_rows
 from odmt.errors import InputError
@@ -108,7 +108,7 @@ class SequentialTask(Task):
                 f"{world.size} processes for {interactions.num_users} users and {interactions.num_items} items: start no more "
                 "processes than there are of either"
             )
-        mode = choose_mode(config.train.compile, world)
+        self.compilation = choose_mode(config.train.compile, world)
         self.config, self.world = config, world
         self.interactions, self.tables = interactions, tables
         self.token_counts = count_tokens(tables, interactions.num_items)
@@ -122,9 +122,9 @@ class SequentialTask(Task):
         of_ids = [module for module in self.model.modules() if isinstance(module, ItemTable)]
         for module in of_ids:
             # A single GPU would have to wait to count the rows; what is compiled has no sparse gradients.
-            module.sparse = world.size > 1 or (world.device.type == "cpu" and mode == "none")
+            module.sparse = world.size > 1 or (world.device.type == "cpu" and self.compilation == "none")
         self.sparse_tables = [module.weight for module in of_ids]
-        self.padding = None if mode == "none" else self._compile(mode)
+        self.padding: Padding | None = None
 
     def __str__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -169,6 +169,8 @@ class SequentialTask(Task):
         Args:
             steps: the users of every process.
         """
+        if self.compilation != "none" and self.padding is None:
+            self.padding = self._compile()
         rank, several = self.world.rank, self.world.size > 1
         together = several and self.config.data.negatives == "global"
 
@@ -256,10 +258,10 @@ class SequentialTask(Task):
     def _train_batch(self, users: np.ndarray) -> Batch:
         return train_batch(self.interactions, users, not self.config.model.noisy_items, self.token_counts)
 
-    def _compile(self, mode: Mode) -> Padding:
-        """Have the model's losses compiled; returns what pads the batches to few shapes."""
+    def _compile(self) -> Padding:
+        """Have the model's losses compiled, which is for training alone; returns what pads the batches to few shapes."""
         train, model = self.config.train, self.model
-        losses = compiled(model.forward, mode)
+        losses = compiled(model.forward, self.compilation)
         like = cast(Objective, model.objective).log_popularity
 
         def forward(batch: Batch, epoch: int) -> dict[str, Tensor]:
