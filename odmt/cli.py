@@ -105,7 +105,7 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
 
 def _leave(message: str, status: int, lost: bool = False):
     # The main process says the same, once for all, as whoever started them says which was lost; the others are then ended.
-    if int(os.environ.get("RANK", 0)) > 0 or (lost and "RANK" in os.environ):
+    if int(os.environ.get("RANK", 0)) > 0 or (lost and int(os.environ.get("WORLD_SIZE", 1)) > 1):
         time.sleep(MAIN_SECONDS)
     print(message, file=sys.stderr)
     sys.exit(status)

@@ -71,7 +71,7 @@ def open_world(device: str = "auto") -> Iterator[World]:
     if here.type == "cuda":
         torch.cuda.set_device(here)
     if size > 1:
-        _end_with_parent()
+        end_with_parent()
         dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
     try:
         yield World(rank, size, here)
@@ -95,7 +95,7 @@ def _explained(error: Exception, size: int) -> Exception:
     return error
 
 
-def _end_with_parent():
+def end_with_parent():
     """End when whoever started the processes does, however that ends: nobody else would ever (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

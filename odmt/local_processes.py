@@ -17,6 +17,7 @@ from odmt.distributed import STARTED_BY, choose_device
 from odmt.errors import InputError, ProcessLostError
 
 OPTION = "--processes"
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # which PyTorch passes on to the processes; Ctrl-C is Python's
 
 
 def split_processes(args: Sequence[str]) -> tuple[int, list[str]]:
@@ -36,9 +37,16 @@ def split_processes(args: Sequence[str]) -> tuple[int, list[str]]:
     return int(number), rest
 
 
-def is_one_of_several() -> bool:
-    """Whether this process was started as one of several, by `run_in_processes` or by torchrun."""
-    return "RANK" in os.environ
+def has_to_start(number: int) -> bool:
+    """Whether this process has to start so many, since it is none of them itself, started by `run_in_processes` or torchrun.
+
+    Raises:
+        InputError: it is one of another number.
+    """
+    already = int(os.environ.get("WORLD_SIZE", 1))  # RANK says less: clusters set it for a single process too
+    if number > 1 and already not in (1, number):
+        raise InputError(f"{OPTION} {number}: this is one of {already} processes already (WORLD_SIZE); leave {OPTION} out")
+    return number > already
 
 
 def check_devices(number: int, device: str):
@@ -55,7 +63,8 @@ def run_in_processes(number: int, command: Sequence[str], go_on: str) -> int:
     """Run a Python command line in so many processes of this machine and wait for their end; returns the exit status.
 
     What they print passes through. As soon as one fails the others are ended, as all are by Ctrl-C, SIGTERM and, on Linux, when
-    this process is killed. Each has an equal share of the cores unless OMP_NUM_THREADS says something else.
+    this process is killed, if they call `odmt.distributed.end_with_parent`; what is ignored here, as SIGHUP under nohup, ends none.
+    Each has an equal share of the cores unless OMP_NUM_THREADS says something else.
 
     Args:
         number: of processes.
@@ -66,6 +75,8 @@ def run_in_processes(number: int, command: Sequence[str], go_on: str) -> int:
         ProcessLostError: one was killed.
         KeyboardInterrupt: after Ctrl-C.
     """
+    before = dict(os.environ)
+    handlers = {each: handler for each in ENDING if (handler := signal.getsignal(each)) is not signal.SIG_IGN}
     os.environ[STARTED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // number)))
     logging.disable()  # PyTorch tells of every process that it ends; what failed says so itself
@@ -79,7 +90,7 @@ def run_in_processes(number: int, command: Sequence[str], go_on: str) -> int:
         local_addr="localhost",  # a machine may not know its own name
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",  # and Ctrl-C is Python's
+        signals_to_handle=",".join(each.name for each in handlers),
     )
     try:
         elastic_launch(launch, sys.executable)(*command)
@@ -94,4 +105,8 @@ def run_in_processes(number: int, command: Sequence[str], go_on: str) -> int:
         return 128 + error.sigval
     finally:
         logging.disable(logging.NOTSET)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        os.environ.clear()
+        os.environ.update(before)
     return 0

@@ -21,7 +21,7 @@ from odmt.cli import report_mistakes
 from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
 from odmt.distributed import World, in_main, open_world
-from odmt.local_processes import check_devices, is_one_of_several, run_in_processes, split_processes
+from odmt.local_processes import check_devices, has_to_start, run_in_processes, split_processes
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
 from odmt.progress import Progress, check_basis
 from odmt.ranking import Ranks, constant_blocks, rank_held_out
@@ -308,7 +308,7 @@ def main(args: list[str]) -> int:
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr)
     config = load_config([arg for arg in rest if arg not in flags])
     resume, overwrite = "--resume" in args, "--overwrite" in args
-    if num_processes > 1 and not is_one_of_several():
+    if has_to_start(num_processes):
         config.check_processes(num_processes)
         check_devices(num_processes, config.train.device)
         folder = RunFolder(config)

@@ -6,7 +6,7 @@ from jsonargparse.typing import PositiveInt
 
 from odmt.cli import run
 from odmt.features.extraction import extract_features
-from odmt.local_processes import is_one_of_several, run_in_processes
+from odmt.local_processes import has_to_start, run_in_processes
 
 
 def extract(processes: PositiveInt = 1, **options):
@@ -19,7 +19,7 @@ def extract(processes: PositiveInt = 1, **options):
         processes: of this machine that share the items, each on a GPU of its own as long as there are enough.
         **options: of `extract_features`.
     """
-    if processes > 1 and not is_one_of_several():
+    if has_to_start(processes):
         sys.exit(run_in_processes(processes, sys.argv, "start the same command again, it continues"))
     extract_features(**options)
 

@@ -22,7 +22,7 @@ from odmt.cli import report_mistakes
 from odmt.config_files import load_config
 from odmt.distributed import World, choose_device, gather_shares, open_world, share
 from odmt.errors import InputError
-from odmt.local_processes import check_devices
+from odmt.local_processes import check_devices, has_to_start, run_in_processes
 from odmt.remedies import by_command
 from odmt.run_folder import RunFolder, reserve
 from odmt.train import main, train
@@ -268,6 +268,7 @@ def start_and_kill(args: list[str], victim: str | None, number: signal.Signals, 
         (["--processes", "2", "data.datset=ring"], "error: data.datset=ring: unknown key"),
         (["--processes", "2", "family=graph"], "error: 2 processes: a model on the graph trains in one, since"),
         (["--processes", "2", "train.device=cuda"], "error: train.device=cuda: PyTorch sees no GPU here"),
+        (["--processes", "2", "train.compile=default"], "error: config key train.compile: default is for one process, and these"),
     ],
 )
 def test_what_can_be_refused_is_before_a_process_starts(refused, message, monkeypatch, capsys):
@@ -277,6 +278,35 @@ def test_what_can_be_refused_is_before_a_process_starts(refused, message, monkey
         main(refused)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_one_of_several_starts_none(monkeypatch):
+    for there, number, starts in (("1", 1, False), ("1", 2, True), ("2", 2, False), ("2", 1, False)):
+        monkeypatch.setenv("WORLD_SIZE", there)
+        assert has_to_start(number) == starts
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match=r"^--processes 2: this is one of 4 processes already \(WORLD_SIZE\); leave"):
+        has_to_start(2)
+
+
+def test_what_starts_several_goes_on_under_nohup_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    """Where a cluster has set a single process's variables."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)}
+    before = dict(os.environ)
+    script = """import os, pathlib, signal, sys
+os.kill(os.getppid(), signal.SIGHUP)
+pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(os.environ["WORLD_SIZE"])"""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_in_processes(2, ["-c", script, str(tmp_path)], "") == 0
+        assert signal.signal(signal.SIGHUP, handlers[signal.SIGHUP]) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, handlers[signal.SIGHUP])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2", "1": "2"}
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+    assert dict(os.environ) == before
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):

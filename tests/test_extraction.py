@@ -1,3 +1,4 @@
+import ctypes
 import io
 import os
 import random
@@ -32,6 +33,7 @@ from odmt.features.writer import exclusive, read_records, write_lists
 SCRIPT = Path(__file__).parents[1] / "scripts" / "extract_features.py"
 NUM_ITEMS = 120
 CPU = torch.device("cpu")
+PR_GET_PDEATHSIG = 2
 
 
 @pytest.fixture(scope="module")
@@ -565,6 +567,21 @@ def test_one_of_two_processes_is_killed(dataset, job, uninterrupted):
     for modality, store in content(dataset).items():
         assert store["records"] == uninterrupted[modality]["records"]
         assert store["features"].keys() == uninterrupted[modality]["features"].keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_one_of_several_processes_ends_with_what_has_started_it(tmp_path):
+    child = os.fork()
+    if not child:
+        number = ctypes.c_int(-1)
+        try:
+            os.environ["WORLD_SIZE"] = "2"
+            with pytest.raises(InputError, match="nowhere"):
+                extract_features(tmp_path / "nowhere")
+            ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(number))
+        finally:
+            os._exit(number.value)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGTERM
 
 
 def test_a_shard_of_the_other_modality_is_noticed(dataset, job):

@@ -17,7 +17,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from odmt.cores import num_cores
-from odmt.distributed import choose_device
+from odmt.distributed import choose_device, end_with_parent
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
 from odmt.features.header import Fate, Header, Record
@@ -93,6 +93,8 @@ def extract_features(
     Raises:
         InputError: a checkpoint that cannot be loaded, a store made in another way, a bad image with `stop`, a full disk.
     """
+    if _rank_and_size()[1] > 1:
+        end_with_parent()
     dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv", lower_case=False)
     check_names(item_ids)

@@ -96,7 +96,10 @@ class RunningTrial:
         return Outcome(self.trial, "failed", message=f"{how}; the end of {self.log}:\n{tail}")
 
     def send(self, number: signal.Signals):
-        """Signal the process and those it started in its session, if they are still there."""
+        """Signal the process and those of its session, if they are still there.
+
+        Where it has started several, each has a session of its own, and they end with it (after SIGKILL on Linux alone).
+        """
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 

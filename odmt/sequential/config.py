@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from odmt import config as engine
-from odmt.compilation import Mode
+from odmt.compilation import Mode, choose_mode
 from odmt.config import EvaluationConfig, left_of, require
+from odmt.distributed import World, choose_device
 from odmt.features.sgfd_settings import SgfdConfig
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, ItemEncoderPart
 
@@ -274,3 +275,8 @@ class Config(engine.RunConfig):
     def described_by(self, available: Collection[str]) -> dict[str, object]:
         """Leave out the sources that a dataset does not have; IDs are always there."""
         return left_of("model.sources", self.model.sources, {"id", *available})
+
+    def check_processes(self, number: int):
+        """Refuse several processes that are to be compiled."""
+        super().check_processes(number)
+        choose_mode(self.train.compile, World(0, number, choose_device(self.train.device, "train.device=")))
