@@ -83,9 +83,13 @@ def test_items_without_category_have_one_of_their_own(raw, capsys):
     labels = read_labels(out / "labels.tsv", ["i2", "i3"])
     assert (labels.names, labels.numbers.tolist()) == (["(none)", "Comedy", "Crime", "Drama"], [1, 0])
     said = "1 of 10 items have no genres; their category is called (none)\ncategories: 4 of 10 items in genres\n"
-    assert said in capsys.readouterr().out
-    run(raw, "titles", label_column="title")
-    assert "categories: 10 of 10 items in title; most items have one of their own" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "genres is text and category: teachers of categories read it in the text; --text leaves it out" in printed
+    run(raw, "titles", label_column="title", text="genres")
+    printed = capsys.readouterr().out
+    assert "categories: 10 of 10 items in title; most items have one of their own" in printed
+    assert "text and category" not in printed
 
 
 @pytest.mark.parametrize("kind", ["csv of Python lists", "csv of JSON lists", "jsonl", "parquet"])

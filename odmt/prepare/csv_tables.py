@@ -73,6 +73,8 @@ def csv(
         table = read_items(items, item, fields, list_separator)
         pictures = find_pictures(images, table["item"].to_list()) if images else None
         labels = read_labels(items, item, label_column, list_separator) if label_column else None
+        if label_column and (fields is None or label_column in fields):
+            print(f"{label_column} is text and category: teachers of categories read it in the text; --text leaves it out")
         times = None if split == "random" else timestamp
         events = read_events(interactions, user, item, times, skip_bad_lines, timestamp_format)
         dataset = Dataset(histories_by_time(events) if times else histories_of_pairs(events), table, pictures, cut, labels)
