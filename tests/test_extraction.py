@@ -561,7 +561,7 @@ def test_one_of_two_processes_is_killed(dataset, job, uninterrupted):
         _, said = process.communicate()
     assert process.returncode == 1
     killed = "process 1 of 2 was ended by SIGKILL, probably out of memory; start the same command again, it continues"
-    assert said.splitlines()[-1] == f"failed: {killed}"
+    assert said.splitlines()[-1].endswith(f"failed: {killed}")  # behind the progress bar of the killed one, perhaps
     assert "Traceback" not in said
     extract_features(dataset, **job, verify=True)
     for modality, store in content(dataset).items():
