@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, synthetic_interactions, synthetic_tables
+from odmt.bench.kernels import needed_tables
+from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Counts, synthetic_interactions
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.sequential.batches import epoch_users, train_batch
@@ -32,12 +33,7 @@ def make_task(*settings: str, counts: Counts = COUNTS["tiny"]) -> SequentialTask
     """A run on random data, without dropout: its noise is not that of a padded batch."""
     sizes = ["model.dim=8", "model.dropout=0", "train.batch_size=14", f"data.max_seq_len={MAX_SEQ_LEN}"]
     config = load_config([*sizes, *settings])
-    tables = synthetic_tables(np.arange(counts.items), CPU)
-    for modality, need in config.model.needs.items():
-        if need == "cls":
-            tables[modality].lengths = np.minimum(tables[modality].lengths, 1)
-    needed = {modality: tables[modality] for modality in config.model.needs}
-    return SequentialTask(config, World(0, 1, CPU), synthetic_interactions(counts), needed, build)
+    return SequentialTask(config, World(0, 1, CPU), synthetic_interactions(counts), needed_tables(config, counts.items, CPU), build)
 
 
 def padding_of(task: SequentialTask) -> Padding:

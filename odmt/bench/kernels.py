@@ -22,6 +22,7 @@ from odmt.bench.synthetic import COUNTS, MAX_SEQ_LEN, Shape, synthetic_interacti
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
+from odmt.features.tables import FeatureTable
 from odmt.optimizer import clip_norm
 from odmt.ranking import rank_block
 from odmt.sequential.batches import Batch
@@ -109,12 +110,18 @@ def make_task(config: Config, shape: Shape) -> SequentialTask:
                 sgfd,
             )
 
-    tables = synthetic_tables(np.arange(counts.items), META)
+    return SequentialTask(
+        config, World(0, 1, META), synthetic_interactions(counts), needed_tables(config, counts.items, META), build
+    )
+
+
+def needed_tables(config: Config, num_items: int, device: torch.device) -> dict[str, FeatureTable]:
+    """Random features of all items, as much of them as a model reads: of some modalities the first token alone."""
+    tables = synthetic_tables(np.arange(num_items), device)
     for source, need in config.model.needs.items():
         if need == "cls":
             tables[source].lengths = np.minimum(tables[source].lengths, 1)
-    needed = {source: tables[source] for source in config.model.needs}
-    return SequentialTask(config, World(0, 1, META), synthetic_interactions(counts), needed, build)
+    return {source: tables[source] for source in config.model.needs}
 
 
 def make_batch(task: SequentialTask) -> Batch:
