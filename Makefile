@@ -25,6 +25,7 @@ format: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "odmt needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	@echo 'installing into $(VENV), for once: some minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,tensorboard]'

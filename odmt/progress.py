@@ -98,11 +98,19 @@ def check_basis(path: Path, noted: dict, now: dict[str, str], task: Task, remedy
             "in Python alone, where train and load_run take the function that makes it as build="
         )
     # What an earlier version did not note cannot differ from what it noted.
-    if differing := [key for key in before if before[key] != now.get(key)]:
+    differing = [key for key in before if before[key] != now.get(key)]
+    if "processes" in differing:
+        number = before["processes"]
+        several = f"{number} processes" if number != "1" else "one process"
+        raise InputError(
+            f"{path}: trained by {several} (now {now['processes']}), each of which sees train.batch_size users a step; "
+            f"start {several} again{remedies.processes(number)}, {remedy}"
+        )
+    if differing:
         values = ", ".join(f"{key} {before[key]} (now {now.get(key)})" for key in differing)
         words = "; ".join(_in_words(key, before[key], now.get(key)) for key in differing)
         then = f"; then {noted['described']}; now {task}" if noted.get("described", str(task)) != str(task) else ""
-        of_data = not set(differing) <= {"processes", "precision", "compilation"}
+        of_data = not set(differing) <= {"precision", "compilation"}
         place = f" (data are now read from {task.config.data.folder})" if of_data else ""
         raise InputError(f"{path}: trained with other {values}; bring that back{place}, {remedy}. {words}{then}")
 
@@ -113,8 +121,6 @@ def _in_words(key: str, before: str, now: str | None) -> str:
     match key, kind:
         case "interactions", _:
             return "interactions: the dataset's users, items, or their order are others"
-        case "processes", _:
-            return f"processes: a step sees train.batch_size users of each; start {before} again{remedies.processes(before)}"
         case "precision", _:
             return f"precision: set train.precision as it was, {before}"
         case "compilation", _:

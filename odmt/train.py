@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import pandas as pd
 import torch
+from tabulate import tabulate
 
 from odmt import remedies
 from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weights, save_tensors
@@ -30,7 +30,6 @@ from odmt.saving import Saver
 from odmt.speed import in_words
 from odmt.task import Task
 from odmt.trainer import NonFiniteLossError, Trainer
-from odmt.training_curve import draw_training_curve
 
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
@@ -210,6 +209,8 @@ class Run:
             result["published"] = published
 
         def write():
+            from odmt.training_curve import draw_training_curve  # with Matplotlib, which nothing before the end of a run needs
+
             tensors = {f"test/{source}": torch.from_numpy(rank) for source, rank in ranks.items()}
             tensors |= {"test/target": torch.from_numpy(held_out.items), "test/offsets": torch.from_numpy(held_out.offsets)}
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
@@ -294,7 +295,8 @@ def result_table(result: dict) -> str:
     for name, value in {**result["test"], **result.get("most_popular", {}).get("test", {})}.items():
         source, metric = name.split("/")
         rows.setdefault(source, {})[metric] = value
-    return pd.DataFrame.from_dict(rows, orient="index").to_markdown(floatfmt=".4f")
+    lines = [{"": source, **metrics} for source, metrics in rows.items()]
+    return tabulate(lines, headers="keys", tablefmt="pipe", floatfmt=".4f")
 
 
 def main(args: list[str]) -> int:

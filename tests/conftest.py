@@ -83,6 +83,23 @@ def golden(golden_name, golden_dir, interactions_of):
     return Golden.load(golden_dir, golden_name, interactions_of)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _empty_curves():
+    """Curves of runs in this process are empty pictures: to draw one takes longer than to train what a test trains."""
+    from matplotlib.figure import Figure
+
+    from odmt import training_curve
+    from odmt.files import written_whole
+
+    def draw(run: Path, *_) -> None:
+        with written_whole(run / "training_curve.png") as partial:
+            Figure((1, 1)).savefig(partial, format="png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_curve, "draw_training_curve", draw)
+        yield
+
+
 def make_interactions(windows: list[list[int]], num_items: int, max_seq_len: int) -> Interactions:
     """Interactions with given windows of item numbers; each window ends with the two held-out items."""
     return Interactions(

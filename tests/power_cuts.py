@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -56,7 +56,7 @@ class Disk:
         path = Path(os.readlink(f"/proc/self/fd/{handle}"))
         status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
-            self._names[path] = {name: (path / name).stat() for name in os.listdir(path)}
+            self._names[path] = _listed(path)
         else:
             self._open.append(os.dup(handle))
             self._contents[status.st_dev, status.st_ino] = path.read_bytes()
@@ -70,13 +70,22 @@ class Disk:
 
     def _files(self, folder: Path, names: dict[Path, dict[str, os.stat_result]] | None) -> Iterator[tuple[str, bytes]]:
         """The files below a folder, by the names that are on the disk or, with None, by those of now."""
-        now = {name: (folder / name).stat() for name in os.listdir(folder)} if folder.is_dir() else {}
+        now = _listed(folder) if folder.is_dir() else {}
         for name, status in (now if names is None else names.get(folder, {})).items():
             if stat.S_ISDIR(status.st_mode):
                 yield from self._files(folder / name, names)
             else:
                 content = self._contents.get((status.st_dev, status.st_ino), b"")
                 yield str((folder / name).relative_to(self.folder)), content
+
+
+def _listed(folder: Path) -> dict[str, os.stat_result]:
+    """What is in a folder, but for what another thread removes meanwhile."""
+    found = {}
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            found[name] = (folder / name).stat()
+    return found
 
 
 def write(folder: Path, files: Files):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from odmt.errors import InputError
-from odmt.features.dataset import find_dataset, read_record
+from odmt.features.dataset import find_dataset, may_be_cut, read_record
 from odmt.features.item_table import read_items
 from odmt.graph.pairs import Pairs
 from odmt.prepare.accept import accept
@@ -36,6 +36,14 @@ def test_what_is_recorded(folder):
     source = record["source"]
     assert (source["command"], source["arguments"]["min_length"], source["arguments"]["images"]) == ("csv", 5, None)
     assert source["files"]["interactions"]["bytes"] == (folder.parent.parent / "events.csv").stat().st_size
+
+
+def test_whether_interactions_were_left_out_is_known(folder):
+    assert not may_be_cut(folder)
+    csv(Path("events.csv"), Path("items.csv"), Path("data/short"), min_length=3, last=4)
+    assert may_be_cut(Path("data/short"))
+    (folder / "dataset.json").unlink()
+    assert may_be_cut(folder), "nothing is known"
 
 
 def test_a_table_that_was_cut_off_is_refused(folder):
@@ -103,10 +111,11 @@ def test_a_dataset_is_found_by_its_name(folder):
     assert find_dataset(Path("mine")) == Path("data/mine")
     assert find_dataset(Path("data/mine")) == Path("data/mine")
     assert find_dataset(folder) == folder
-    with pytest.raises(InputError, match="yours or data/yours: no such folder"):
+    with pytest.raises(InputError, match=r"^data/yours: no such dataset; scripts/prepare.py makes one"):
         find_dataset(Path("yours"))
-    with pytest.raises(InputError, match=r"^data/yours: no such folder"):
-        find_dataset(Path("data/yours"))
+    for misspelt in ("mien", "data/mien"):
+        with pytest.raises(InputError, match=r"^data/mien: no such dataset; did you mean mine\?"):
+            find_dataset(Path(misspelt))
 
 
 def test_a_name_that_two_folders_have_is_refused(folder):

@@ -113,6 +113,17 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, clip, bert, monkeypatch):
         TextEncoder("nobody/nothing", 8, CPU)
 
 
+def test_a_path_without_a_folder_is_not_looked_for_on_the_hub(tmp_path, bert, monkeypatch):
+    monkeypatch.setattr("odmt.features.checkpoints._reach_hub", None)
+    (tmp_path / "minilm").mkdir()
+    with pytest.raises(InputError, match=r"/miniml: no such folder; beside it there are .*minilm"):
+        TextEncoder(str(tmp_path / "miniml"), 8, CPU)
+    with pytest.raises(InputError, match=r"^data/demo/encoders/nothing: no such folder.*; scripts/demo.py makes it$"):
+        TextEncoder("data/demo/encoders/nothing", 8, CPU)
+    with pytest.raises(InputError, match=r"vocab.txt: a file; name the folder of the checkpoint, such as .*bert"):
+        TextEncoder(str(bert / "vocab.txt"), 8, CPU)
+
+
 def test_missing_weight_is_never_left_at_random(tmp_path, clip):
     partial = edit_weights(clip, tmp_path / "partial", lambda w: w.pop("vision_model.encoder.layers.1.mlp.fc1.weight"))
     with pytest.raises(InputError, match=r"1 weights are not in it, .*layers\.1\.mlp\.fc1\.weight"):

@@ -101,9 +101,8 @@ def root(ring_root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def measured(monkeypatch):
-    """Run a configuration; returns what it measured, but the times. No picture is drawn of it, which takes as long as the run."""
-    monkeypatch.setattr("odmt.train.draw_training_curve", lambda *args: None)
+def measured():
+    """Run a configuration; returns what it measured, but the times."""
 
     def measured(config) -> tuple[dict, list[dict]]:
         result = train(config, overwrite=True)

@@ -243,7 +243,7 @@ def test_dry_run_counts_and_touches_nothing(request_of, capsys, tmp_path):
     assert end.value.code == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-2].split() == ["in", "all", str(2 * 2 * 59), "0"]
-    assert out[-1].startswith(f"it would stop: {tmp_path / 'data' / 'arts'}: no such dataset; scripts/prepare.py makes it")
+    assert out[-1].startswith(f"it would stop: {tmp_path / 'data' / 'arts'}: no such dataset; scripts/prepare.py makes one")
     assert not any(tmp_path.iterdir())
 
 

@@ -472,13 +472,14 @@ def test_what_limits_the_metrics_is_said():
     users = [[1, 2, 3, 1, 2], [1, 2, 3, 4, 5], [3, 1, 3, 1, 3]]
     flat, offsets = np.concatenate(users).astype(np.int32), np.arange(0, 16, 5)
     interactions = Interactions(["a", "b", "c"], list("vwxyz"), list("vwxyz"), flat, offsets, max_seq_len=12)
-    assert remarks(interactions) == [
+    said = [
         "2 of 3 test items stand in their user's own history, which is masked: they are misses",
-        "no user has more than 5 interactions, though data.max_seq_len=12 uses 15; "
-        "if there were more, prepare.py --last 15 keeps them",
+        "no user has more than 5 interactions, though data.max_seq_len=12 uses 15: prepare.py --last 15 keeps older ones",
     ]
+    assert remarks(interactions, cut=True) == said
+    assert remarks(interactions, cut=False) == said[:1]
     enough = Interactions(["b"], list("vwxyz"), list("vwxyz"), flat[5:10], np.array([0, 5]), max_seq_len=2)
-    assert remarks(enough) == []
+    assert remarks(enough, cut=True) == []
 
 
 def test_seeds_make_runs(arguments, tmp_path):
@@ -549,7 +550,7 @@ def test_mistakes_and_failures_have_a_status_and_no_traceback(arguments, tmp_pat
     with command(*missing) as mistake, command(*diverging) as failure:
         _, words = mistake.communicate()
         assert mistake.returncode == 2
-        assert words.startswith(f"error: {missing[0].partition('=')[2]}/none/items.tsv: no such file; ")
+        assert words.startswith(f"error: {missing[0].partition('=')[2]}/none: no such dataset; ")
         assert len(words.splitlines()) == 1
         assert not (tmp_path / "none").exists(), "nothing is written before the data is read"
         _, words = failure.communicate()

@@ -73,6 +73,7 @@ class Checkpoint:
     def __init__(self, name: str, modality: Literal["image", "text"]):
         self.name = name
         self.modality = modality
+        _check_path(name)
         is_folder = Path(name).is_dir()
         self._reached = is_folder or _reach_hub()
         # Without network the library would try again and again for half a minute.
@@ -236,6 +237,18 @@ def fingerprint(model: nn.Module, vocabulary: str = "") -> str:
     for _, weight in sorted(model.state_dict().items()):
         digest.update(weight.cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _check_path(name: str):
+    """Refuse a path where there is no folder without asking the hub, whose names have one slash at most."""
+    path = Path(name)
+    if path.is_file():
+        raise InputError(f"{path}: a file; name the folder of the checkpoint, such as {path.parent}")
+    if (name.startswith((".", "/", "~")) or len(path.parts) > 2) and not path.is_dir():
+        beside = sorted(each.name for each in path.parent.glob("*/")) if path.parent.is_dir() else []
+        there = f"; beside it there are {', '.join(beside[:5])}" if beside else ""
+        demo = "; scripts/demo.py makes it" if path.is_relative_to("data/demo/encoders") else ""
+        raise InputError(f"{path}: no such folder{there}{demo}")
 
 
 def _reach_hub() -> bool:

@@ -4,6 +4,7 @@ dataset.json holds for each table its lines, bytes and hash, and beside them the
 was made. A dataset without it is read as it is.
 """
 
+import difflib
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from odmt.files import reading, write_text
 RECORD = "dataset.json"
 LISTS = ("behaviours.tsv", "train.tsv", "valid.tsv", "test.tsv")  # of items, a user a line
 TABLES = (*LISTS, "items.tsv", "labels.tsv")
+OLDER = "interactions older than their user's last"  # what `dropped` calls those that a limit has left out
 CHUNK_BYTES = 1 << 20
 
 
@@ -44,8 +46,14 @@ def find_dataset(dataset: Path) -> Path:
         raise InputError(f"{dataset}: names two folders; give --dataset the one that is meant: {dataset.resolve()} or {found[1]}")
     if found:
         return found[0]
-    names = " or ".join(map(str, tried))
-    raise InputError(f"{names}: no such folder; --dataset names a dataset, NAME or data/NAME; scripts/prepare.py makes one")
+    raise no_dataset(tried[-1])
+
+
+def no_dataset(folder: Path) -> InputError:
+    """The error about a dataset that is not there, with the one beside it that may have been meant."""
+    near = difflib.get_close_matches(folder.name, [each.name for each in folder.parent.glob("*/")], n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return InputError(f"{folder}: no such dataset{meant}; scripts/prepare.py makes one from raw files, data/README.md tells how")
 
 
 def table_state(path: Path) -> TableState:
@@ -85,6 +93,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             f"{path}: damaged ({type(error).__name__}: {error}); restore it, or have it made from the tables as they are: "
             f"{_accept(folder)}"
         ) from None
+
+
+def may_be_cut(folder: Path) -> bool:
+    """Whether older interactions of a dataset may have been left out: what was recorded says so, or nothing was."""
+    record = read_record(folder)
+    return not record or OLDER in str(record.get("dropped"))
 
 
 def check_recorded(path: Path):

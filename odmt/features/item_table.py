@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from odmt.errors import InputError
-from odmt.features.dataset import check_recorded
+from odmt.features.dataset import check_recorded, no_dataset
 from odmt.files import reading
 
 
@@ -65,6 +65,8 @@ def check_table(path: Path):
         InputError: with the command that makes it, or accepts it.
     """
     with reading(path):
+        if not path.parent.is_dir():
+            raise no_dataset(path.parent)
         if not path.is_file():
             raise InputError(f"{path}: no such file; scripts/prepare.py makes a dataset's tables, data/README.md tells how")
         empty = path.stat().st_size == 0

@@ -107,7 +107,7 @@ class RunningTrial:
 def check_gpus(gpus: Sequence[str]):
     """Refuse to deal out GPUs that are not there: the trials would run on the CPU."""
     if gpus and not torch.cuda.is_available():
-        raise InputError(f"--gpus {','.join(gpus)}: PyTorch sees no GPU here; leave --gpus out, or mend the driver")
+        raise InputError(f"--gpus {','.join(gpus)}: PyTorch sees no GPU here; take --at-once, or mend the driver")
     if "CUDA_VISIBLE_DEVICES" not in os.environ:  # otherwise the numbers that are seen here are others
         count = torch.cuda.device_count()
         if absent := [gpu for gpu in gpus if gpu.isdecimal() and int(gpu) >= count]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
+from tabulate import tabulate
 
 from odmt import remedies
 from odmt.errors import InputError
@@ -49,7 +49,7 @@ def summary(
     unknown = [name for name in trials or () if name not in newest]  # GRID was edited, and not started since
     rows += [{"trial": name, "state": "not started"} for name in unknown]
     rows += [_row(name, [newest[name]], "not of this GRID") for name in others]
-    table = pd.DataFrame(rows).fillna("").to_markdown(index=False, disable_numparse=True)
+    table = tabulate(rows, headers="keys", tablefmt="pipe", missingval="", disable_numparse=True)
     text = f"{folder}: validation metrics of the best epoch\n{table}"
     if others:
         text += f"\n\ntrials that are not of this GRID ({len(others)}) decide nothing; --drop-others leaves them out from now on"

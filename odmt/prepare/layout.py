@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from odmt.errors import InputError
-from odmt.features.dataset import RECORD, write_record
+from odmt.features.dataset import OLDER, RECORD, write_record
 from odmt.files import written_whole
 from odmt.prepare.names import unmatched
 from odmt.prepare.table1 import print_table1
@@ -108,7 +108,7 @@ class Dataset:
         self._count(f"users with fewer than {cut.min_length} interactions", len(histories) - len(long))
         self.histories = long.with_columns(pl.col("items").list.tail(cut.last))
         old = int(long["items"].list.len().sum()) - int(self.histories["items"].list.len().sum())
-        self._count(f"interactions older than their user's last {cut.last}", old)
+        self._count(f"{OLDER} {cut.last}", old)
         left = self.histories["items"].explode().unique()
         self.items = described.filter(pl.col("item").is_in(left.implode()))
         self._count("items left with no interaction", len(described) - len(self.items))

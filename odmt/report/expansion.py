@@ -12,6 +12,7 @@ from pathlib import Path
 from odmt.config import RunConfig
 from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
+from odmt.features.dataset import no_dataset
 from odmt.features.labels import COMMAND
 from odmt.launch.trials import Trial
 from odmt.report.request import Request, grid_values
@@ -139,7 +140,7 @@ def check_data(cells: list[Cell], request: Request):
         folder = request.data / cell.dataset
         for config in [trial.config for trial in candidates(cell, request)[:1]]:
             if not any((folder / table).is_file() for table in config.tables):
-                raise InputError(f"{folder}: no such dataset; scripts/prepare.py makes it from raw files, data/README.md tells how")
+                raise no_dataset(folder)
             for source in config.needs:
                 if source != "labels" and not (folder / "features" / source).is_dir():
                     raise InputError(

@@ -14,6 +14,7 @@ from odmt.compilation import as_tensor, choose_mode, compiled
 from odmt.config import Split
 from odmt.distributed import World, reduce_rows
 from odmt.errors import InputError
+from odmt.features.dataset import may_be_cut
 from odmt.features.items import to_device
 from odmt.features.labels import Labels, read_labels
 from odmt.features.tables import (
@@ -147,7 +148,7 @@ class SequentialTask(Task):
 
     def remarks(self) -> list[str]:
         """What limits the metrics of these data."""
-        return remarks(self.interactions)
+        return remarks(self.interactions, may_be_cut(self.config.data.folder))
 
     def batches(self, epoch: int) -> EpochBatches:
         """Every user once, in an order that seed and epoch decide."""
@@ -279,14 +280,14 @@ class SequentialTask(Task):
         return Objective(log_popularity, config.model.fusion == "late", config.distillation if separate else None)
 
 
-def remarks(interactions: Interactions) -> list[str]:
-    """What a reader of the metrics should know of the data."""
+def remarks(interactions: Interactions, cut: bool) -> list[str]:
+    """What a reader of the metrics should know of the data, whose older interactions may have been `cut` off."""
     histories = ItemLists.of_counts(*interactions.histories(np.arange(interactions.num_users), "test"))
     found = out_of_reach(held_out(interactions, "test"), histories)
     longest, wanted = int(np.diff(interactions.offsets).max()), interactions.max_seq_len + 3
-    if longest < wanted:
+    if cut and longest < wanted:
         found.append(
-            f"no user has more than {longest} interactions, though data.max_seq_len={interactions.max_seq_len} uses {wanted}; if "
-            f"there were more, prepare.py --last {wanted} keeps them"
+            f"no user has more than {longest} interactions, though data.max_seq_len={interactions.max_seq_len} uses {wanted}: "
+            f"prepare.py --last {wanted} keeps older ones"
         )
     return found
