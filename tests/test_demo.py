@@ -20,6 +20,7 @@ from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.item_table import read_items
 from odmt.features.labels import read_labels
 from odmt.sequential.interactions import Interactions
+from odmt.training_curve import draw_training_curve
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -155,6 +156,7 @@ def test_the_checkpoints_are_read_like_real_ones_and_know_every_word(folder):
 
 
 def test_the_whole_demo_runs_and_starts_over_from_the_run_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("odmt.training_curve.draw_training_curve", draw_training_curve)  # no empty picture here
     monkeypatch.setattr("odmt.demo.run.make_demo", lambda folder: make_demo(folder, num_users=120, num_items=60))
     config = {
         "data": {"root": str(tmp_path / "data")},
