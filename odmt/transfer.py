@@ -3,12 +3,18 @@
 PyTorch's allocator gives a pinned buffer out again when the copies from it are done, and not before.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from odmt.prefetch import prefetch
+
+T = TypeVar("T")
 
 ALIGNMENT = 16  # bytes: the largest element of a tensor
 
@@ -74,3 +80,32 @@ def pin_exactly(tensor: Tensor) -> Tensor:
 
 def _room(tensor: Tensor) -> int:
     return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def prepared(items: Iterator[T], device: torch.device) -> Iterator[T]:
+    """What is made for a device: for a GPU one ahead, in a thread; elsewhere every core computes already, and would wait for it.
+
+    The thread has a stream of its own, so that its copies and look-ups pass while the GPU computes; who takes an item has his
+    stream wait for what that item needs, and for no more.
+    """
+    if device.type != "cuda":
+        return items
+    stream = _stream(device)
+
+    def initialize():
+        torch.cuda.set_device(device)  # threads start on the first GPU
+        torch.cuda.set_stream(stream)
+
+    def made(item: T):
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for tensor in tensors_of(item):
+            tensor.record_stream(current)  # else its memory would be given out again in the thread while it is still read
+
+    return prefetch(items, initialize, made)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of such threads: PyTorch keeps memory apart by the stream that asked for it."""
+    return torch.cuda.Stream(device)

@@ -23,9 +23,9 @@ from transformers import CLIPImageProcessorPil
 from waiting import wait_until
 
 from odmt.errors import InputError
+from odmt.features.decoding import decode
 from odmt.features.encoders import ImageEncoder, TextEncoder, TextForm
 from odmt.features.extraction import extract_features, fill_store
-from odmt.features.images import decode
 from odmt.features.modalities import ImageModality
 from odmt.features.store import FeatureStore
 from odmt.features.writer import exclusive, read_records, write_lists
@@ -445,7 +445,7 @@ def test_the_checkpoints_own_preprocessing_and_sentence_means(dataset, job, tmp_
 
 
 def test_a_decoding_process_that_is_killed_ends_the_run(dataset, job, monkeypatch):
-    monkeypatch.setattr("odmt.features.images.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("odmt.features.decoding.decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(InputError, match=r"killed by SIGKILL.*--num-workers 0.*--shm-size.*continues"):
         extract_features(dataset, **{**job, "num_workers": 2})
 

@@ -8,17 +8,8 @@ import pytest
 from PIL import Image
 
 from odmt.errors import InputError
-from odmt.features.images import (
-    DecodedBatches,
-    content_hash,
-    decode,
-    describe_shared,
-    find_images,
-    is_plain,
-    load_batches,
-    open_image,
-    to_rgb,
-)
+from odmt.features.decoding import DecodedBatches, decode, load_batches
+from odmt.features.images import content_hash, describe_shared, find_images, is_plain, open_image, to_rgb
 
 
 def gradient(width: int, height: int) -> Image.Image:

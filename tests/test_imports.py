@@ -34,6 +34,13 @@ def test_the_contracts_hold(tmp_path):
     assert f"Contracts: {len(CONTRACTS)} kept, 0 broken" in done.stdout
 
 
+def test_preparing_needs_no_pytorch():
+    """Which takes longer to import than a small dataset to prepare."""
+    code = "import runpy, sys; [runpy.run_path(script) for script in sys.argv[1:]]; assert 'torch' not in sys.modules"
+    done = run(ROOT, "-c", code, *[f"scripts/{name}.py" for name in ("prepare", "fetch_images", "inspect_features")])
+    assert done.returncode == 0, done.stderr
+
+
 def _in_ini(value: str | list[str]) -> str:
     return value if isinstance(value, str) else "".join(f"\n    {line}" for line in value)
 

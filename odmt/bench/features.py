@@ -16,9 +16,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from odmt.bench.measure import timed
 from odmt.bench.results import Measurement, print_table, write_json
 from odmt.distributed import choose_device
+from odmt.features.decoding import Batch
 from odmt.features.encoders import ImageEncoder
 from odmt.features.extraction import fill_store
-from odmt.features.images import Batch
 from odmt.features.modalities import ImageModality
 
 DISTINCT_IMAGES = 256

@@ -17,9 +17,9 @@ from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, 
 
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
+from odmt.features.decoding import Arrays
 from odmt.features.first_token import put_in_front, to_half
 from odmt.features.header import Header
-from odmt.features.images import Arrays
 
 Preprocessing = Literal["paper", "own"]
 

@@ -10,9 +10,10 @@ import torch
 import xxhash
 
 from odmt.errors import InputError
+from odmt.features.decoding import Arrays, DecodedBatches, load_batches
 from odmt.features.encoders import ImageEncoder, TextEncoder
 from odmt.features.header import Fate, Header, Record
-from odmt.features.images import Arrays, DecodedBatches, content_hash, find_images, is_plain, load_batches, open_image
+from odmt.features.images import content_hash, find_images, is_plain, open_image
 
 NO_FILE = "none"
 

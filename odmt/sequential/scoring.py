@@ -16,11 +16,11 @@ from odmt.features.items import Items, to_device
 from odmt.features.tables import FeatureTable, count_tokens, gather_features
 from odmt.item_lists import ItemLists
 from odmt.precision import Precision
-from odmt.prefetch import prepared
 from odmt.ranking import Ranks, ScoreBlock, rank_held_out
 from odmt.sequential.batches import Sequences, eval_inputs
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.models.recommender import Recommender
+from odmt.transfer import prepared
 
 ITEM_BLOCK = 512  # items that are encoded at a time
 USER_BLOCK = 1024  # users that are encoded at a time

@@ -31,7 +31,6 @@ from odmt.features.tables import (
 from odmt.item_lists import ItemLists
 from odmt.optimizer import SparseGradAdamW
 from odmt.precision import Precision
-from odmt.prefetch import prepared
 from odmt.ranking import ScoreBlock, out_of_reach
 from odmt.sequential.batches import Batch, Sequences, epoch_users, history_inputs, join, touched_items, train_batch
 from odmt.sequential.config import Config, DataConfig
@@ -44,6 +43,7 @@ from odmt.sequential.models.towers import ItemTable
 from odmt.sequential.padding import Padding
 from odmt.sequential.scoring import encode_catalogue, encode_new_items, held_out, score_blocks, score_states, user_states
 from odmt.task import EpochBatches, People, Scorer, Task, Vectors, builder_name
+from odmt.transfer import prepared
 
 EXAMPLES = 64  # batches whose mean sizes those of all are multiples of
 
