@@ -1,6 +1,5 @@
 """Command lines made from functions: one place for help, parsing and the way mistakes are reported."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from polars.exceptions import PanicException
 
 from odmt import remedies
+from odmt.cores import rank_and_size
 from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
 from odmt.files import explain
 
@@ -105,7 +105,8 @@ def report_mistakes(*failures: type[Exception], interrupted: str = "interrupted"
 
 def _leave(message: str, status: int, lost: bool = False):
     # The main process says the same, once for all, as whoever started them says which was lost; the others are then ended.
-    if int(os.environ.get("RANK", 0)) > 0 or (lost and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+    rank, size = rank_and_size()
+    if rank > 0 or (lost and size > 1):
         time.sleep(MAIN_SECONDS)
     print(message, file=sys.stderr)
     sys.exit(status)

@@ -59,7 +59,7 @@ class DataConfig:
 
 @dataclass
 class TrainConfig:
-    """How it is trained; a family documents these and adds its own.
+    """How it is trained; a family adds its own, and says of these what is particular to it.
 
     Attributes:
         epochs: passes over the training data; every one is validated.
@@ -71,9 +71,9 @@ class TrainConfig:
         clip_norm: the largest gradient norm; null: any.
         precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
         device: `auto` takes the GPU where there is one.
-        seed: of all that is random.
+        seed: of all that is random: weights, batches, negatives, dropout.
         patience: stop after so many epochs that bring no better metric of selection; null: never.
-        test_curve: note the test metrics of every epoch too; nothing is chosen by them.
+        test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
         tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
         save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
             of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes

@@ -1,4 +1,4 @@
-"""How many cores this process may use, which on a shared machine are fewer than there are."""
+"""A process's place: the cores it may use, which on a shared machine are fewer than there are, and its number among others."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,11 @@ def num_cores() -> int:
     """Count the cores that affinity and the control group leave to this process, 1 at least."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, int(_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+
+
+def rank_and_size() -> tuple[int, int]:
+    """The number of this process, from 0, and how many were started together, as torchrun tells them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _quota(root: Path, membership: Path) -> float:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odmt import remedies
+from odmt.cores import rank_and_size
 from odmt.errors import InputError, ProcessLostError, first_line, is_of_memory
 
 PR_SET_PDEATHSIG = 1
@@ -67,7 +68,7 @@ def open_world(device: str = "auto") -> Iterator[World]:
         device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
     """
     here = choose_device(device, "train.device=")
-    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    rank, size = rank_and_size()
     if here.type == "cuda":
         torch.cuda.set_device(here)
     if size > 1:

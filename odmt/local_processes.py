@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from odmt.cores import num_cores
+from odmt.cores import num_cores, rank_and_size
 from odmt.distributed import STARTED_BY, choose_device
 from odmt.errors import InputError, ProcessLostError
 
@@ -43,7 +43,7 @@ def has_to_start(number: int) -> bool:
     Raises:
         InputError: it is one of another number.
     """
-    already = int(os.environ.get("WORLD_SIZE", 1))  # RANK says less: clusters set it for a single process too
+    _, already = rank_and_size()  # the rank says less: clusters set it for a single process too
     if number > 1 and already not in (1, number):
         raise InputError(f"{OPTION} {number}: this is one of {already} processes already (WORLD_SIZE); leave {OPTION} out")
     return number > already

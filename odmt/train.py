@@ -5,7 +5,6 @@ weights.
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weig
 from odmt.cli import report_mistakes
 from odmt.config import RunConfig, Split
 from odmt.config_files import config_help, load_config
+from odmt.cores import rank_and_size
 from odmt.distributed import World, in_main, open_world
 from odmt.local_processes import check_devices, has_to_start, run_in_processes, split_processes
 from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
@@ -306,7 +306,7 @@ def main(args: list[str]) -> int:
         return 0
     num_processes, rest = split_processes(args)
     flags = {"--resume", "--overwrite"}
-    is_main = int(os.environ.get("RANK", 0)) == 0
+    is_main = rank_and_size()[0] == 0
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s", stream=sys.stderr)
     config = load_config([arg for arg in rest if arg not in flags])
     resume, overwrite = "--resume" in args, "--overwrite" in args

@@ -16,7 +16,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
-from odmt.cores import num_cores
+from odmt.cores import num_cores, rank_and_size
 from odmt.distributed import choose_device, end_with_parent
 from odmt.errors import InputError
 from odmt.features.dataset import find_dataset
@@ -93,7 +93,7 @@ def extract_features(
     Raises:
         InputError: a checkpoint that cannot be loaded, a store made in another way, a bad image with `stop`, a full disk.
     """
-    if _rank_and_size()[1] > 1:
+    if rank_and_size()[1] > 1:
         end_with_parent()
     dataset = find_dataset(dataset)
     item_ids, texts = read_items(dataset / "items.tsv", lower_case=False)
@@ -126,7 +126,7 @@ def extract_features(
 
 def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size: int, bad_images: BadImages = "stop"):
     """Bring a store up to date: this process's share of what is missing or has changed."""
-    rank, num_processes = _rank_and_size()
+    rank, num_processes = rank_and_size()
     share = item_ids[rank::num_processes]
     records = read_records(folder)
     fates = {"stored", bad_images} - {"stop"}
@@ -156,7 +156,7 @@ def verify_store(folder: Path):
     Raises:
         InputError: a damaged item.
     """
-    rank, num_processes = _rank_and_size()
+    rank, num_processes = rank_and_size()
     header = Header.read(folder)
     num_items = 0
     for path in shard_paths(folder):
@@ -170,7 +170,7 @@ def verify_store(folder: Path):
 
 def _encode_into(writer: FeatureWriter, modality: Modality, batches: list[list[str]], bad_images: BadImages):
     """Encode and store batch by batch; after the first bad image with `stop` look for the other ones only."""
-    rank, num_processes = _rank_and_size()
+    rank, num_processes = rank_and_size()
     name = modality.header.modality + (f" (1 of {num_processes} processes)" if num_processes > 1 else "")
     stopped = False
     with tqdm(total=sum(map(len, batches)), desc=name, unit="item", disable=rank > 0) as progress, _one_behind() as behind:
@@ -221,11 +221,6 @@ def _report(folder: Path, by_fate: dict[Fate, dict[str, Record]], num_new: int):
     for fate in lenient:
         if by_fate[fate]:
             print(f"{folder / LISTS[fate]}: {len(by_fate[fate]):,} items whose image is missing or cannot be decoded")
-
-
-def _rank_and_size() -> tuple[int, int]:
-    """Number of this process and how many were started together; the processes need no other connection than the folder."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _num_workers() -> int:

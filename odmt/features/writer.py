@@ -14,6 +14,7 @@ import lmdb
 import numpy as np
 import xxhash
 
+from odmt.cores import rank_and_size
 from odmt.errors import InputError
 from odmt.features.header import FATES, Fate, Header, Record
 from odmt.features.store import HEADER_KEY, Shard, shard_paths
@@ -117,7 +118,7 @@ def _join(file: TextIO, folder: Path):
 
 def _job() -> str:
     """What the processes of one job have in common, and those of two at the same time not."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if rank_and_size()[1] == 1:
         return f"process {os.getpid()} on {socket.gethostname()}"
     return " ".join(os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 

@@ -21,8 +21,6 @@ class DataConfig(engine.DataConfig):
     """What is read: a dataset that is split (train.tsv, valid.tsv, test.tsv), or one of sequences.
 
     Attributes:
-        dataset: name of the dataset's folder.
-        root: folder that holds the datasets.
         leave_one_out: hold out the last two items of every sequence also where the dataset has a split of its own.
         max_seq_len: of sequences, as sequential models read them: the last `max_seq_len` + 3 items of a user are kept.
         min_seq_len: of sequences: users with fewer items are dropped.
@@ -75,26 +73,14 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig(engine.TrainConfig):
-    """How it is trained, by Adam.
+    """How it is trained, by Adam; the rest is every family's.
 
     Attributes:
         epochs: passes over the train pairs; every one is validated.
         batch_size: pairs of a step; null: the host's, officially BM3 2048, GRCN 1024, MAML 256; 2048 of the others.
         num_negatives: sampled items a pair; null: the host's, MAML 4, GRCN and the baselines 1; BM3 has none.
         lr: Adam's step size.
-        warm_up_epochs: over so many the step size rises to `lr`, step by step.
-        decay: what follows: `none` keeps the step size, `cosine` lets it fall to zero at the last of `epochs`.
         weight_decay: Adam's, on every parameter; none officially, where the hosts have penalties of their own.
-        clip_norm: the largest gradient norm; null: any.
-        precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
-        device: `auto` takes the GPU where there is one.
-        seed: of weights, batches, negatives and dropout.
-        patience: stop after so many epochs that bring no better metric of selection; null: never.
-        test_curve: note the test metrics of every epoch too, to draw them; nothing is chosen by them.
-        tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
-        save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
-            of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes
-            longer is saved when it ends, while the next one begins.
     """
 
     epochs: int = 1000
@@ -113,8 +99,6 @@ class EvaluationConfig(engine.EvaluationConfig):
     """What is measured.
 
     Attributes:
-        cutoffs: k of the metrics.
-        metrics: what is worked out at every cut-off; the mean over users.
         selection: what chooses the best epoch; `test`, as the authors did, makes the result an estimate of nothing.
         published: give beside them what the official evaluators of the host would print; nothing is chosen by it.
     """

@@ -44,10 +44,10 @@ def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None =
     read_anew()
     with report_mistakes():
         base = load_config([config])
-        if options.gpus_per_trial > 1 and base.one_process:
-            raise InputError(
-                f"--gpus-per-trial {options.gpus_per_trial}: {base.one_process}; --gpus runs several trials side by side"
-            )
+        try:
+            base.check_processes(options.gpus_per_trial)
+        except InputError as error:
+            raise InputError(f"--gpus-per-trial {options.gpus_per_trial}: {error}") from None
         settings = dict(parse_override(pair, base.family) for pair in options.set)
         folder = Trial((config,), settings).folder.parent
         database = folder / "study.db"

@@ -19,8 +19,6 @@ class DataConfig(engine.DataConfig):
     """What is read.
 
     Attributes:
-        dataset: name of the dataset's folder.
-        root: folder that holds the datasets.
         max_seq_len: L, the positions a backbone sees; the last L + 3 interactions of a user are kept.
         min_seq_len: users with fewer interactions are dropped. Deviation: 5 as in the official code; the paper says "more than 5".
         popularity_power: exponent of the training counts in pop(i) of Eq. 6.
@@ -186,25 +184,13 @@ class DistillationConfig:
 
 @dataclass
 class TrainConfig(engine.TrainConfig):
-    """How it is trained, by AdamW.
+    """How it is trained, by AdamW; the rest is every family's.
 
     Attributes:
         epochs: passes over the users; every one is validated.
         batch_size: users per process and step. Deviation: the official script runs 128 on each of two GPUs; 128 is the paper's.
         lr: AdamW's step size.
-        warm_up_epochs: over so many the step size rises to `lr`, step by step.
-        decay: what follows: `none` keeps the step size, `cosine` lets it fall to zero at the last of `epochs`.
-        weight_decay: AdamW's decay, on every parameter.
         clip_norm: the largest gradient norm.
-        precision: autocast type; `auto` is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.
-        device: `auto` takes the GPU where there is one.
-        seed: of weights, batches and dropout.
-        patience: stop after so many epochs that bring no better metric of selection; none: never.
-        test_curve: note the test metrics of every epoch too, to draw them (Figure 2); nothing is chosen by them.
-        tracker: where the run is followed beside its own files, if that library is installed (`odmt.trackers`).
-        save_every: how old what --resume goes on from may be, such as `2min` or `5epochs`. A kill loses the epoch under way and,
-            of finished epochs, at most so much; with minutes all of it together, where epochs are shorter. An epoch that takes
-            longer is saved when it ends, while the next one begins.
         compile: have PyTorch compile the step of a single process: `default`, `reduce-overhead` (CUDA graphs, on a GPU), `auto`
             (`default` for one process on a GPU, else `none`) or `none`. Batches are padded to few shapes; the first step of each
             takes minutes. On a CPU a compiled step is slower (BENCHMARKS.md).
