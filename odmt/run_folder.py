@@ -5,20 +5,15 @@ import itertools
 import json
 import logging
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO
-
-import torch
 
 from odmt import remedies
 from odmt.config import RunConfig
 from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
+from odmt.environment import environment
 from odmt.errors import InputError
 from odmt.files import read_json, reading, sync, unfinished_tensors, write_text, writing
 from odmt.trackers import SCALARS, Tracker, check_tracker, open_tracker
@@ -114,6 +109,11 @@ class RunFolder:
     def ranks(self) -> Path:
         """The test ranks."""
         return self.path / "ranks.safetensors"
+
+    @property
+    def curve(self) -> Path:
+        """The picture of the run's course."""
+        return self.path / "training_curve.png"
 
     def result(self) -> dict | None:
         """The result of a finished run, None where there is none yet or more epochs are asked for now.
@@ -315,30 +315,8 @@ class RunFolder:
         with writing(self.path / SCALARS, remedies.go_on()):
             self._tracker = self._tracker or open_tracker(self.config, result["epochs"] + 1)
             if self._tracker is not None:
-                self._tracker.finish(result["test"], {"training_curve": self.path / "training_curve.png"})
+                self._tracker.finish(result["test"], {"training_curve": self.curve})
 
     def write_result(self, result: dict):
         """Write result.json, which says that the run is finished."""
         write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n", remedies.go_on())
-
-
-def environment() -> dict:
-    """Versions, commit, machine and command of this process."""
-    packages = {name: version(name) for name in ("odmt", "torch", "transformers", "numpy", "lmdb", "safetensors")}
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "command": sys.argv,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": packages,
-        "machine": {"system": platform.platform(), "cpu_threads": torch.get_num_threads(), "gpus": gpus},
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the project's own checkout, None where it is installed without one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -215,7 +215,7 @@ class Run:
             tensors |= {"test/target": torch.from_numpy(held_out.items), "test/offsets": torch.from_numpy(held_out.offsets)}
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
             baseline = popular[split][f"{MOST_POPULAR}/{metric}"]
-            draw_training_curve(self.folder.path, self.config.selection, {MOST_POPULAR: baseline})
+            draw_training_curve(self.folder.curve, self.progress.history, self.config.selection, {MOST_POPULAR: baseline})
             self.folder.track_result(result)
             self.folder.write_result(result)
             self.folder.note(f"test, {result['test_users']} users:\n{result_table(result)}")

@@ -1,35 +1,32 @@
 """The course of a run as a picture: its losses, and the metric that selects, of every source."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
 
 from odmt.files import written_whole
-from odmt.progress import read_history
 
+NONE: Mapping[str, float] = MappingProxyType({})
 COLOURS = {"fused": "black", "id": "tab:blue", "text": "tab:orange", "image": "tab:green", "distillation": "tab:red"}
 
 
-def draw_training_curve(run: Path, selection: str, baselines: Mapping[str, float] = MappingProxyType({})) -> Path:
-    """Draw RUN/training_curve.png and return its path; arguments as those of `training_curve`."""
-    path = run / "training_curve.png"
+def draw_training_curve(path: Path, history: Sequence[dict], selection: str, baselines: Mapping[str, float] = NONE):
+    """Draw `training_curve` into a file."""
     with written_whole(path) as partial:
-        training_curve(run, selection, baselines).savefig(partial, dpi=120, format="png")
-    return path
+        training_curve(history, selection, baselines).savefig(partial, dpi=120, format="png")
 
 
-def training_curve(run: Path, selection: str, baselines: Mapping[str, float] = MappingProxyType({})) -> Figure:
-    """Draw the course of a run from RUN/metrics.jsonl.
+def training_curve(history: Sequence[dict], selection: str, baselines: Mapping[str, float] = NONE) -> Figure:
+    """Draw the course of a run.
 
     Args:
-        run: folder of the run.
+        history: its epochs' metrics, as metrics.jsonl has them; one epoch or more.
         selection: the metric that is drawn, for every source, as SPLIT/SOURCE/METRIC.
         baselines: its values for models without training by their names, drawn as lines.
     """
     split, _, metric = selection.split("/")
-    history = read_history(run)
     epochs = [line["epoch"] for line in history]
     marker = "o" if len(epochs) == 1 else ""  # a line needs two points to be seen
     figure = Figure(figsize=(9, 3.4), layout="constrained")

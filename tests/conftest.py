@@ -91,8 +91,8 @@ def _empty_curves():
     from odmt import training_curve
     from odmt.files import written_whole
 
-    def draw(run: Path, *_) -> None:
-        with written_whole(run / "training_curve.png") as partial:
+    def draw(path: Path, *_):
+        with written_whole(path) as partial:
             Figure((1, 1)).savefig(partial, format="png")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from odmt.config_files import flatten, load_config
+from odmt.environment import environment
 from odmt.errors import InputError
-from odmt.run_folder import FILES, FREE_KEYS, RunFolder, environment
+from odmt.run_folder import FILES, FREE_KEYS, RunFolder
 
 
 @pytest.fixture

@@ -100,9 +100,10 @@ def _run(trial: Trial) -> dict:
     folder, config = trial.folder, trial.config
     made = json.loads(_text(folder / "environment.json") or "{}")
     log = _text(folder / "train.log").splitlines()[-LOG_LINES:]
+    history = trial.history()
     return {
         "name": f"{config.data.dataset}/{config.name}",
-        "curve": svg(training_curve(folder, config.selection)) if trial.history() else "",
+        "curve": svg(training_curve(history, config.selection)) if history else "",
         "settings": "\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(config)),
         "environment": json.dumps({key: value for key, value in made.items() if key != "before"}, indent=2),
         "log": "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in log),
