@@ -128,6 +128,11 @@ def test_gzipped_tables(raw):
             "line 1: no column 'user_id'; its columns are user, item_id",
         ),
         ("events.csv", ["user_id,item_id,timestamp"], "no row that can be read"),
+        (
+            "events.csv",
+            ["user_id,item_id,timestamp", "u,a,1,"],
+            "no row that can be read; the first, line 2: another number of columns than expected: 'u,a,1,'",
+        ),
         ("events.csv", [], "the file is empty"),
         ("items.csv", ["id,title", "a,A"], "line 1: no column 'item_id'; its columns are id, title"),
         ("items.csv", ["item_id", "a"], "line 1: no column but 'item_id'"),

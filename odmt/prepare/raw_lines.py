@@ -82,7 +82,8 @@ class RawLines:
         if self.ends_early:
             self._reject(f"line {first}: {_broken(self.path)} is broken or ends early ({self.ends_early})")
         if empty:
-            raise InputError(f"{self.path}: no row that can be read; is it the right file?")
+            first_bad = f"; the first, {self.bad_lines[0]}" if self.bad_lines else ""
+            raise InputError(f"{self.path}: no row that can be read{first_bad}; is it the right file?")
         if self.bad_lines:
             print(f"{self.path}: bad lines left out: {len(self.bad_lines)}, the first: {self.bad_lines[0]}")
 
