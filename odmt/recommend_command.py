@@ -100,9 +100,16 @@ def _remark(loaded: Recommendations, table: pd.DataFrame, candidates: list[str],
     """Say of new items whether and by what they are recommended."""
     if "scored_by" in table:
         new = table[table["item"].isin(set(loaded.new_items))]
-        by = ", ".join(sorted(set(new["scored_by"]))) or "nothing but what has no ID"
-        print(
-            f"{new['item'].nunique()} items that came after training stand in {len(new)} rows, scored by {by}: nobody trained an ID"
-        )
+        if new.empty:
+            print("no item that came after training is among those recommended; a greater --top may reach some")
+            return
+        items, rows = _count(new["item"].nunique(), "item"), _count(len(new), "row")
+        by = ", ".join(sorted(set(new["scored_by"])))
+        print(f"in {rows}: {items} that came after training, scored by {by}, since nobody trained an ID for what is new")
     elif not candidates and loaded.new_items:
-        print(f"{len(loaded.new_items)} items came after training and are left out; --new-items recommends them too, without IDs")
+        items = _count(len(loaded.new_items), "item")
+        print(f"left out: {items} that came after training; --new-items recommends what is new too, without IDs")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -306,6 +306,18 @@ def test_an_image_exchanged_for_one_of_the_same_size_is_encoded_anew(tmp_path, j
     assert image_fingerprint(dataset) != fingerprint
 
 
+def test_texts_that_the_tokenizer_does_not_know_are_said(tmp_path, job, capsys):
+    write_items(tmp_path / "words", range(3))
+    extract_features(tmp_path / "words", **job)
+    assert "unknown" not in capsys.readouterr().out
+    (tmp_path / "words" / "items.tsv").write_text("item0\tred\tshirt\nitem1\tРубашка\tкрасная\nitem2\tРубашка\tсиняя\n")
+    extract_features(tmp_path / "words", **job)
+    said = (
+        f"67% of the tokens are unknown to the tokenizer of {job['text_encoder']} (such as in item item1: 'рубашка красная'); take"
+    )
+    assert f"{tmp_path}/words/features/text: {said} an encoder trained on such texts\n" in capsys.readouterr().out
+
+
 def test_a_copied_or_touched_dataset_has_nothing_to_do(tmp_path, job, capsys):
     dataset, copy = tmp_path / "bitmaps", tmp_path / "copy"
     dataset.mkdir()

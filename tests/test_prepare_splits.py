@@ -82,14 +82,18 @@ def test_items_without_category_have_one_of_their_own(raw, capsys):
     out = run(raw, label_column="genres", list_separator="|")
     labels = read_labels(out / "labels.tsv", ["i2", "i3"])
     assert (labels.names, labels.numbers.tolist()) == (["(none)", "Comedy", "Crime", "Drama"], [1, 0])
-    said = "1 of 10 items have no genres; their category is called (none)\ncategories: 4 of 10 items in genres\n"
+    said = "1 of 10 items have no genres; their category is called (none)\n4 categories in genres, of 10 items\n"
     printed = capsys.readouterr().out
     assert said in printed
+    assert "counts as one category" not in printed
     assert "genres is text and category: teachers of categories read it in the text; --text leaves it out" in printed
     run(raw, "titles", label_column="title", text="genres")
     printed = capsys.readouterr().out
-    assert "categories: 10 of 10 items in title; most items have one of their own" in printed
+    assert "10 categories in title, of 10 items; most items have one of their own" in printed
     assert "text and category" not in printed
+    run(raw, "whole", label_column="genres")
+    hint = "'Comedy|Drama' counts as one category: with --list-separator '|' the first of a list is taken\n"
+    assert f"4 categories in genres, of 10 items\n{hint}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["csv of Python lists", "csv of JSON lists", "jsonl", "parquet"])

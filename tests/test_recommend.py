@@ -336,16 +336,31 @@ def test_the_command(run_of, own_root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "60 rows" in done.stdout
-    assert "1 items came after training and are left out; --new-items recommends them too" in done.stdout
+    assert "left out: 1 item that came after training; --new-items recommends what is new too, without IDs\n" in done.stdout
     assert len(pl.read_csv(tmp_path / "table.csv")) == 60
     done = command("--users", "user1", "--top", "20", "--new-items", "--keep-seen", "--similar-to", NEW)
-    assert "scored by text+image: nobody trained an ID" in done.stdout
+    said = "in 1 row: 1 item that came after training, scored by text+image, since nobody trained an ID for what is new\n"
+    assert said in done.stdout
     assert "neighbour" in done.stdout
     assert re.search(r"^user1 +1 +(\d+) .* thing \1$", done.stdout, re.MULTILINE), "the text beside the name"
     done = command("--users", "nobody")
     assert done.returncode == 2
     assert "no user 'nobody'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_whether_new_items_are_among_the_first_is_said(run_of, own_root, capsys):
+    for item, like in ((NEW, "3"), ("new2", "9")):
+        add_new_item(own_root / "ring", item, like)
+    first = load_run(run_of("odmt"), data_root=own_root).recommend("all", 1, new_items=True)
+    user = first["user"][~first["item"].isin([NEW, "new2"])].iloc[0]
+    said = {
+        1: "no item that came after training is among those recommended",
+        22: "in 2 rows: 2 items that came after training, scored by",
+    }
+    for top, expected in said.items():
+        recommend(run_of("odmt"), users=user, top=top, new_items=True, keep_seen=top > 1, data_root=own_root)
+        assert f"\n{expected}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

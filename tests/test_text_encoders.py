@@ -185,6 +185,24 @@ def test_prefix_and_case(tmp_path):
     assert said == "fields joined by one space, lower-cased, cut to 10 tokens"
 
 
+def test_unknown_tokens_are_counted_where_there_are_many(tmp_path):
+    encoder = TextEncoder(write(tmp_path / "roberta", CASES["roberta"][0]), TextForm(8, prefix="query: "), CPU)
+    encoder.encode(["a red shirt and a blue shirt"] * 2)
+    assert encoder.unknown.noticeable() is None
+    encoder.encode(["red", "a toy story"])
+    assert encoder.unknown.noticeable() is None, "a tenth: 2 of 6 + 6 + 3 + 5"
+    encoder.encode(["toy"])
+    assert encoder.unknown.noticeable() == (3 / 23, "a toy story")
+    # CLIP's unknown token is also the one that ends every text, which says nothing; of bytes none is unknown.
+    for unknown, said in (("</s>", None), (None, None), ("<unk>", (0.5, "toy"))):
+        folder = tmp_path / str(unknown)[:2].strip("<")
+        path = Path(write(folder, CASES["roberta"][0])) / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"unk_token": unknown}))
+        encoder = TextEncoder(str(folder), 8, CPU)
+        encoder.encode(["red", "toy"])
+        assert encoder.unknown.noticeable() == said, unknown
+
+
 def test_headers_of_the_papers_encoder_stay_what_they_were(tmp_path):
     encoder = TextEncoder(str(write_bert(tmp_path / "bert")), 30, CPU)
     assert encoder.lower_case

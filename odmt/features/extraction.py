@@ -141,6 +141,8 @@ def fill_store(folder: Path, modality: Modality, item_ids: list[str], batch_size
         with FeatureWriter(folder, modality.header, shard=rank) as writer:
             _encode_into(writer, modality, batches, bad_images)
     _report(folder, write_lists(folder, item_ids), len(pending))
+    if rank == 0 and (remark := modality.remark()):  # the shares of the other processes are like this one's
+        print(f"{folder}: {remark}")
 
 
 def _compare(modality: Modality, records: dict[str, Record]) -> dict[str, Record | None]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from odmt.features.header import Fate, Header, Record
 from odmt.features.images import content_hash, find_images, is_plain, open_image
 
 NO_FILE = "none"
+SHOWN_TEXT = 60  # characters of a text that is shown
 
 
 class Modality(Protocol):
@@ -38,6 +40,9 @@ class Modality(Protocol):
 
     def encode(self, inputs) -> list[np.ndarray]:
         """The tokens [T, W] of each item of a batch."""
+
+    def remark(self) -> str:
+        """What is to be said of all that has been encoded; empty: nothing."""
 
 
 class ImageModality:
@@ -87,6 +92,10 @@ class ImageModality:
                 raise InputError(f"{self._folder}: the folder is gone; bring it back and start the same command again")
             yield batch, bad
 
+    def remark(self) -> str:
+        """Nothing: bad images are listed."""
+        return ""
+
 
 def _look(path: Path | None) -> str:
     """What changes when a file does, without reading it; empty where it cannot be had."""
@@ -122,6 +131,7 @@ class TextModality:
     def __init__(self, item_ids: list[str], texts: list[str], encoder: TextEncoder):
         self.header = encoder.header
         self.encode = encoder.encode
+        self._unknown = encoder.unknown
         self._texts = dict(zip(item_ids, (text.lower() for text in texts) if encoder.lower_case else texts))
 
     def record(self, item_id: str, fate: Fate = "stored", reason: str = "") -> Record:
@@ -136,3 +146,15 @@ class TextModality:
         """Yield texts; every text can be read."""
         for batch in batches:
             yield [self._texts[item_id] for item_id in batch], {}
+
+    def remark(self) -> str:
+        """Say when the tokenizer does not know the texts, since then features differ little from item to item."""
+        found = self._unknown.noticeable()
+        if found is None:
+            return ""
+        share, example = found
+        item_id = next(item_id for item_id, text in self._texts.items() if text == example)
+        return (
+            f"{share:.0%} of the tokens are unknown to the tokenizer of {self.header.encoder} (such as in item {item_id}: "
+            f"{shorten(example, SHOWN_TEXT, placeholder=' …')!r}); take an encoder trained on such texts"
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from odmt.errors import InputError
 from odmt.features.checkpoints import Checkpoint, fingerprint
@@ -20,6 +20,8 @@ from odmt.features.header import Header
 
 FirstToken = Literal["cls", "mean"]
 LowerCase = Literal["auto", "yes", "no"]
+
+MOST_UNKNOWN = 0.1  # share of unknown tokens above which it is said
 
 ANY_LENGTH = 1 << 16  # of encoders without positions that end, such as T5's
 
@@ -42,6 +44,33 @@ class TextForm:
     lower_case: LowerCase = "auto"
 
 
+class UnknownTokens:
+    """Counts how many tokens of texts, without special ones, are the tokenizer's unknown one; of bytes there is none."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._unknown = tokenizer.unk_token_id
+        self._num_tokens = self._num_unknown = 0
+        self._example = ""
+
+    def add(self, texts: list[str], tokens: BatchEncoding):
+        """Count those of B texts, int64 [B, T] with the mask of special tokens."""
+        if self._unknown is None:
+            return
+        # Its place tells it from a special token: CLIP's unknown token is also the one that ends every text.
+        own = tokens["special_tokens_mask"] == 0
+        unknown = own & (tokens["input_ids"] == self._unknown)
+        self._num_tokens += int(own.sum())
+        self._num_unknown += int(unknown.sum())
+        if not self._example and unknown.any():
+            self._example = texts[int(unknown.any(1).nonzero()[0])]
+
+    def noticeable(self) -> tuple[float, str] | None:
+        """The share of unknown tokens and the first text with one; None where they are few."""
+        if self._num_unknown <= MOST_UNKNOWN * self._num_tokens:
+            return None
+        return self._num_unknown / self._num_tokens, self._example
+
+
 class TextEncoder:
     """Token features of texts: the last hidden state, without padding.
 
@@ -49,6 +78,9 @@ class TextEncoder:
         name: checkpoint, a folder or a hub name, with its tokenizer's files; of several towers the one for texts is taken.
         form: how texts are given to it, or only how many of their tokens.
         device: where to compute.
+
+    Attributes:
+        unknown: counts what the tokenizer does not know of the texts that have been encoded.
     """
 
     def __init__(self, name: str, form: TextForm | int, device: torch.device):
@@ -57,6 +89,7 @@ class TextEncoder:
         self.device = device
         self.model = checkpoint.load(device)
         self.tokenizer = checkpoint.load_tokenizer()
+        self.unknown = UnknownTokens(self.tokenizer)
         self.lower_case = _is_uncased(self.tokenizer) if form.lower_case == "auto" else form.lower_case == "yes"
         self._name = name
         self._prefix = form.prefix
@@ -83,7 +116,9 @@ class TextEncoder:
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """Encode B texts, in the case that they are to be in, to as many arrays [T, W]; T differs from text to text."""
-        states, pooled, valid = self._run([self._prefix + text for text in texts])
+        tokens = self._tokenize([self._prefix + text for text in texts])
+        self.unknown.add(texts, tokens)
+        states, pooled, valid = self._run(tokens)
         lengths = valid.sum(1)
         if self._first != "cls":
             states, _ = put_in_front(pooled if self._first == "pooled" else None, states, valid)
@@ -91,11 +126,20 @@ class TextEncoder:
         half = to_half(states, self._name)
         return [row[:length] for row, length in zip(half, lengths.tolist())]
 
-    def _run(self, texts: list[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _tokenize(self, texts: list[str]) -> BatchEncoding:
+        return self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self._max_tokens,
+            padding=True,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+
+    def _run(self, tokens: BatchEncoding) -> tuple[Tensor, Tensor | None, Tensor]:
         """The last hidden state [B, T, W], the pooled output where there is one, and which tokens are real, int64 [B, T]."""
-        tokens = self.tokenizer(
-            texts, truncation=True, max_length=self._max_tokens, padding=True, return_attention_mask=True, return_tensors="pt"
-        ).to(self.device)
+        tokens = tokens.to(self.device)
         valid = tokens["attention_mask"]
         if self._full_length is None:
             known = inspect.signature(self.model.forward).parameters
@@ -113,7 +157,7 @@ class TextEncoder:
         cls = self.tokenizer.cls_token_id
         if cls is not None and self.tokenizer("a")["input_ids"][0] == cls:
             return "cls"
-        _, pooled, _ = self._run(["a"])
+        _, pooled, _ = self._run(self._tokenize(["a"]))
         if pooled is not None and pooled.shape[-1] == self.model.config.hidden_size:
             return "pooled"
         if asked == "cls":

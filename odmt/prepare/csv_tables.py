@@ -50,8 +50,10 @@ def csv(
         item: column of both tables.
         timestamp: column of the interaction table: numbers, or dates in one of the usual ways. Equal times keep the file's order.
         text: columns of the item table that make the text, separated by commas; without, all with a name but the item's.
-        list_separator: character within text columns that is read as a blank, e.g. | in Drama|Comedy.
-        label_column: column of the item table with their categories, for models that learn from them; of a list the first value.
+        list_separator: character within text columns that is read as a blank, e.g. | in Drama|Comedy; in --label-column
+            it ends the first value of a list.
+        label_column: column of the item table with their categories, for models that learn from them; of a list (as JSON or
+            Python write it, or with --list-separator) the first value.
         split: `time` keeps each user's items in time order, and models hold out the last two; `random` makes a dataset for graph
             models, which know no order, and needs no timestamps: of each user --test-share of the items are held out, then
             --valid-share of the rest, one at least where there are two. A repeated item counts once.

@@ -16,6 +16,8 @@ from odmt.prepare.raw_tables import NAMELESS, check_columns
 
 BETWEEN = "\x1f"  # between the values of a list, since a blank may stand within one
 NO_CATEGORY = "(none)"
+SEPARATORS = "|;,"  # that lists in a column are likely to have
+LISTS_AMONG = 1 / 3  # share of categories with a separator above which they may be lists
 MAX_SAMPLE = 40  # characters of a column's sample
 
 
@@ -70,8 +72,19 @@ def read_labels(path: Path, item: str, column: str, list_separator: str | None =
         print(f"{without:,} of {len(labels):,} items have no {column}; their category is called {NO_CATEGORY}")
     number = len(set(labels))
     alone = "; most items have one of their own, from which nothing can be learnt about others" if 2 * number > len(labels) else ""
-    print(f"categories: {number:,} of {len(labels):,} items in {column}{alone}")
+    print(f"{number:,} categories in {column}, of {len(labels):,} items{alone}")
+    if list_separator is None:
+        _hint_at_lists(sorted(set(labels)))
     return pl.DataFrame({"item": table.column(item), "label": labels}, schema={"item": pl.String, "label": pl.String})
+
+
+def _hint_at_lists(categories: list[str]):
+    """Say it when many categories look like lists that were taken whole."""
+    for separator in SEPARATORS:
+        lists = [category for category in categories if separator in category.strip(separator)]
+        if len(lists) > LISTS_AMONG * len(categories):
+            print(f"{lists[0]!r} counts as one category: with --list-separator '{separator}' the first of a list is taken")
+            return
 
 
 def _first(value: str, list_separator: str | None) -> str:

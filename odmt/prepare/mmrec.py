@@ -53,7 +53,8 @@ def mmrec(
         text: columns of that table that make the text, separated by commas; without, its column text or, lacking that, all others.
         label_column: column of that table with the categories, for models that learn from them; of a list the first value. Without,
             its column category, if it has one.
-        list_separator: character within its columns that is read as a blank, e.g. | in Drama|Comedy.
+        list_separator: character within its columns that is read as a blank, e.g. | in Drama|Comedy; in --label-column it ends
+            the first value of a list.
         min_length: of the sequences: users with fewer interactions are dropped.
         dtype: of the stored features; float32 keeps values that float16 cannot hold.
         skip_bad_lines: leave out up to so many lines of X.inter that cannot be read.
