@@ -70,7 +70,9 @@ def write_recommendations(
     shelf = Shelf(run.task.config.data.folder, set(run.item_ids))
     about = f"{run.task}; weights of {run.folder}. Scores are not comparable between sources. "
     if hidden := len(run.new_items) - len(added):
-        about += f"{hidden} items came after training and are not shown" + ("." if new_items else " (--new-items shows some).")
+        about += f"Not shown of the items that came after training: {hidden:,}" + (
+            "." if new_items else " (--new-items shows some)."
+        )
     write_page(
         path,
         "recommendations.html",

@@ -76,6 +76,8 @@ def test_all_that_was_had_and_recommended_stands_in_the_page(page, run_folder):
         assert f"<h4>raw {modality} features</h4>" in text
     table = run.recommend("all", 5)
     targets = {f"user{start}": str((start + 7) % 20 + 1) for start in range(20)}
+    scores = set(re.findall(r'<span class="score">(.*?)</span>', text))
+    assert {f"{score:#.4g}" for score in table["score"]} <= scores, "four significant digits"
     hits = (table["item"] == table["user"].map(targets)).sum()
     hits += sum(
         (of["item"] == of["user"].map(targets)).sum() for of in (run.recommend("all", 5, s) for s in ("id", "text", "image"))
@@ -127,6 +129,8 @@ def test_a_browser_shows_it(page, tmp_path, width, dark):
         seen["latest"] = await tab.run(
             "(s => s.scrollWidth - s.clientWidth - s.scrollLeft)(document.querySelector('#u2 .past > .strip'))"
         )
+        seen["sources"] = await tab.run("document.querySelector('.near').childElementCount")
+        seen["cut"] = await tab.run("(s => s.scrollWidth - s.clientWidth)(document.querySelector('.near'))")
         await tab.click("#u2 .card")
         seen["open"] = await tab.run("document.querySelector('#item').open")
         seen["picture"] = await tab.run("getComputedStyle(document.querySelector('#item .thumb')).backgroundImage.slice(0, 20)")
@@ -152,6 +156,8 @@ def test_a_browser_shows_it(page, tmp_path, width, dark):
     assert seen["width"] <= width, "nothing sticks out"
     assert seen["held_out"] <= width, "what was held out is in view"
     assert seen["latest"] <= 1, "and so is the latest that the user had"
+    assert seen["sources"] == 6
+    assert width < 600 or seen["cut"] <= 0, "all sources' neighbours, too"
     assert seen["alerts"] == 0
     with Image.open(tmp_path / "page.png") as picture:
         assert picture.size[0] == width
