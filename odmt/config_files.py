@@ -20,7 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from odmt.config import MAX_NAME_BYTES, RunConfig, require
 from odmt.errors import InputError
 from odmt.families import DEFAULT, config_class, family_names
-from odmt.files import read_text, write_text
+from odmt.files import read_text, reading, write_text
 
 MAX_INT, MAX_LIST = 2**31 - 1, 1000
 LIMITS = {("dim", "width"): 2**16, ("layers", "heads"): 2**10, ("seq_len",): 2**20}  # the largest number by the end of a key
@@ -127,7 +127,17 @@ def parse_override(pair: str, family: str = DEFAULT) -> tuple[str, object]:
 
 def save_config(config: RunConfig, path: Path):
     """Write every key with its value as YAML, whole or not at all; `load_config` of the file gives the same configuration."""
-    write_text(path, yaml.safe_dump(_as_dict(config), sort_keys=False))
+    write_text(path, _as_yaml(config))
+
+
+def is_saved(config: RunConfig, path: Path) -> bool:
+    """Whether `save_config` wrote this very configuration there: to compare texts is a tenth of the work of reading them."""
+    with reading(path):
+        return path.read_bytes() == _as_yaml(config).encode()
+
+
+def _as_yaml(config: RunConfig) -> str:
+    return yaml.safe_dump(_as_dict(config), sort_keys=False)
 
 
 def _as_dict(config: RunConfig) -> dict[str, Any]:

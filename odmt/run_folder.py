@@ -5,14 +5,14 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from odmt import remedies
 from odmt.config import RunConfig
-from odmt.config_files import flatten, load_config, name_with, read_yaml, save_config
+from odmt.config_files import flatten, is_saved, load_config, name_with, read_yaml, save_config
 from odmt.environment import environment
 from odmt.errors import InputError
 from odmt.files import read_json, reading, sync, unfinished_tensors, write_text, writing
@@ -33,14 +33,19 @@ FREE_KEYS = {
     "train.tracker",
 }
 LOCKS = {"lock", "reserved"}  # held by the run itself; by the launcher that has taken it
-CONFIG, LAST = "config.yaml", "last.safetensors"
+CONFIG, LAST, METRICS = "config.yaml", "last.safetensors", "metrics.jsonl"
 # What a run leaves in its folder: all that is ever removed from it. The checkpoint goes first and the configuration last: killed in
 # between, nothing is continued as what it is not.
 FILES = [
     LAST,
-    *("result.json", "best.safetensors", "best.next.safetensors", "ranks.safetensors", "metrics.jsonl", "training_curve.png"),
+    *("result.json", "best.safetensors", "best.next.safetensors", "ranks.safetensors", METRICS, "training_curve.png"),
     *("train.log", "output.log", "environment.json", CONFIG),
 ]
+
+
+def in_words(differing: Mapping[str, tuple]) -> str:
+    """`RunFolder.differing` for a message."""
+    return ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
 
 
 def reserve(folder: Path, name: str = "lock") -> IO | None:
@@ -152,7 +157,7 @@ class RunFolder:
         return load_config([str(self.path / CONFIG)])
 
     def check(self, resume: bool, overwrite: bool):
-        """Refuse to mix two runs; but a run may be continued for more epochs.
+        """Refuse to mix two runs; but a run may be continued for more epochs, or for fewer that it has not trained yet.
 
         Raises:
             InputError: the folder holds a run and neither flag is set, or both are, or it was started with another
@@ -167,31 +172,42 @@ class RunFolder:
         if overwrite:
             return self._refuse_foreign_config(started)
         try:
-            differing = self._differing()
+            differing = self.differing()
         except InputError as error:  # perhaps an earlier version's
             self._refuse_foreign_config(started)
             raise InputError(f"{error}; the run there cannot be continued: {self._instead()}") from error
         if differing:
-            words = ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
-            raise InputError(f"{self.path}: holds a run that was started with {words}; {self._instead()}")
+            raise InputError(f"{self.path}: holds a run that was started with {in_words(differing)}; {self._instead()}")
         if not resume:
             raise InputError(f"{self.path}: holds a run already; continue it with {remedies.resume()}, {self._instead()}")
 
     def _instead(self) -> str:
         return f"replace it with {remedies.overwrite()}, or {self.another_name()}"
 
-    def _differing(self) -> dict[str, tuple]:
-        """The settings that differ from those that the run was started with: before and now."""
+    def differing(self) -> dict[str, tuple]:
+        """The settings that differ from those that the run was started with, before and now; {} where there is none.
+
+        Raises:
+            InputError: what it was started with cannot be read.
+        """
+        if not (self.path / CONFIG).is_file() or is_saved(self.config, self.path / CONFIG):
+            return {}
         before, now = dict(flatten(self._started_with())), dict(flatten(self.config))
-        longer = now["train.epochs"] > before.get("train.epochs", 0) and now["train.decay"] == "none"  # else all steps change
-        free = FREE_KEYS | ({"train.epochs"} if longer else set())
+        to_come = now["train.decay"] == "none" and now["train.epochs"] >= self._num_epochs()  # with a decay all steps change
+        free = FREE_KEYS | ({"train.epochs"} if to_come else set())
         return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key] and key not in free}
+
+    def _num_epochs(self) -> int:
+        """How many epochs the run has noted."""
+        with suppress(OSError):
+            return (self.path / METRICS).read_bytes().count(b"\n")
+        return 0
 
     def another_name(self) -> str:
         """The remedy: the name that a grid would give to what is asked for; where it is what the folder holds, a free number's."""
         name, changed = self.config.name, {}
         with suppress(InputError):  # what the folder holds is no run
-            changed = {key: now for key, (_, now) in self._differing().items()}
+            changed = {key: now for key, (_, now) in self.differing().items()}
         free = (number for number in itertools.count(2) if not self.path.with_name(f"{self.path.name}-{number}").exists())
         return f"set another name={name_with(name, changed) if changed else f'{name}-{next(free)}'}"
 
@@ -301,7 +317,7 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict]):
         """Write metrics.jsonl anew: a killed run never leaves half a line or an epoch twice."""
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history), remedies.go_on())
+        write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in history), remedies.go_on())
 
     def write_scalars(self, epoch: int, metrics: dict[str, float]):
         """Tell the tracker of an epoch, where there is one."""

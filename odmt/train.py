@@ -34,6 +34,7 @@ from odmt.trainer import NonFiniteLossError, Trainer
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
 MOST_POPULAR = "most popular"  # the baseline's name among the sources
+REMEDIES = "try a larger train.lr, a smaller train.batch_size (more steps an epoch) or more train.epochs"
 TIES_WORTH_A_WORD = 1e-3  # share of held-out items with rivals of equal score
 
 
@@ -219,6 +220,8 @@ class Run:
             self.folder.track_result(result)
             self.folder.write_result(result)
             self.folder.note(f"test, {result['test_users']} users:\n{result_table(result)}")
+            if result["test"][f"fused/{metric}"] <= popular["test"][f"{MOST_POPULAR}/{metric}"]:
+                log.info("test %s is no better than that of the most popular items for everybody: %s", metric, REMEDIES)
 
         in_main(write, self.world)
         return result
@@ -320,7 +323,8 @@ def main(args: list[str]) -> int:
     result = train(config, resume, overwrite)
     if is_main:
         best = f"epoch {result['best_epoch']}, the best of {result['epochs']} by {chosen_by(config.selection)}"
-        print(f"test metrics of {best}:")
+        users = f" ({result['test_users']} users)" if "test_users" in result else ""  # not of an earlier version's runs
+        print(f"test metrics{users} of {best}:")
         print(result_table(result))
         if published := result.get("published"):
             print("\nas the official evaluator works them out, which are no standard metrics:")

@@ -48,9 +48,10 @@ def test_continuing_and_replacing_are_not_asked_for_at_once(folder):
         folder().check(resume=True, overwrite=True)
 
 
-def test_a_run_may_be_continued_for_more_epochs_but_not_for_fewer(folder):
+def test_a_run_may_be_continued_for_more_epochs_but_not_for_fewer_than_it_has(folder):
     started = folder("train.epochs=5")
     started.open(overwrite=False, provenance={})
+    started.write_metrics([{"epoch": epoch} for epoch in range(1, 6)])
     started.write_result({"epochs": 5})
     started.close()
     folder("train.epochs=6").check(resume=True, overwrite=False)

@@ -181,6 +181,18 @@ def test_a_file_that_was_edited_is_read_again(place, capsys):
         assert re.findall(r"^odmt\S*", capsys.readouterr().out, re.M) == [name]
 
 
+def test_a_file_that_was_edited_after_its_trials_ran_is_told_of(place, capsys):
+    """Else the table would show what other settings brought."""
+    train(Trial(("ring.yaml",)).config)
+    (place / "ring.yaml").write_text(CONFIG.replace("dim: 8", "dim: 4"))
+    for args in ([], ["--show"], ["--dry-run"]):
+        with pytest.raises(SystemExit) as end:
+            launch("ring.yaml", {"train.lr": [0.01]}, args)
+        assert end.value.code == 2
+        told = "error: runs/ring/odmt: holds a run that was started with model.dim=8 (now 4); bring that back in ring.yaml, or set"
+        assert capsys.readouterr().err.startswith(told)
+
+
 @pytest.mark.parametrize(
     ("grid", "args", "message"),
     [
@@ -358,6 +370,27 @@ def test_only_the_launchers_own_points_are_taken_and_an_edited_grid_adds_to_the_
     while claimed := edited.claim():
         edited.finish(claimed[0].name, result(0.2))
     assert [trial.params["train.weight_decay"] for trial in study_trials()] == [0.1, 0.1, 1.0, 1.0]
+
+
+def test_a_grid_that_shrinks_finds_its_trials_under_their_names(place):
+    wide = {"train.lr": [0.01, 0.1], "train.weight_decay": [0.1, 1]}
+    trial = next(iter(grid_trials("ring.yaml", wide, {}).values()))
+    assert trial.name == "odmt,lr-0.01,weight_decay-0.1"
+    train(trial.config)
+    assert list(grid_trials("ring.yaml", {**wide, "train.weight_decay": [0.1]}, {})) == [trial.name, "odmt,lr-0.1"]
+
+
+def test_trials_go_on_to_more_epochs(place):
+    for epochs in (1, 2):
+        (place / "ring.yaml").write_text(CONFIG.replace("epochs: 1", f"epochs: {epochs}"))
+        read_anew()
+        queue = open_queue({"train.lr": [0.01]})
+        trial, lock = queue.claim()
+        lock.close()
+        result = train(trial.config, resume=True)
+        assert (trial.name, result["epochs"]) == ("odmt", epochs)
+        queue.finish(trial.name, result)
+        assert open_queue({"train.lr": [0.01]}).claim() is None
 
 
 def test_a_trial_of_another_machine_is_taken_over_only_after_long_silence(place):

@@ -29,7 +29,7 @@ from odmt.recommend import load_run
 from odmt.run_folder import RunFolder
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.task import build_model, remarks
-from odmt.train import Run, main, most_popular, train
+from odmt.train import MOST_POPULAR, Run, main, most_popular, train
 from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -268,7 +268,7 @@ def test_the_command_prints_the_test_metrics(finished, capsys):
     assert main([*args, "--resume"]) == 0
     result = json.loads((folder / "result.json").read_text())
     title, header, _, *rows = capsys.readouterr().out.splitlines()
-    assert title == f"test metrics of epoch {result['best_epoch']}, the best of 9 by validation recall@10:"
+    assert title == f"test metrics (31 users) of epoch {result['best_epoch']}, the best of 9 by validation recall@10:"
     assert header.split("|")[2].strip() == "recall@10"
     assert [row.split("|")[1].strip() for row in rows] == ["fused", "id", "text", "image", "most popular"]
     assert float(rows[0].split("|")[2]) == pytest.approx(result["test"]["fused/recall@10"], abs=1e-4)
@@ -286,6 +286,37 @@ def test_a_finished_run_goes_on_to_more_epochs(arguments, tmp_path):
     result = train(load_config(arguments("train.epochs=4", "name=longer")), resume=True)
     assert result["epochs"] == 4
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "longer")
+
+
+def test_an_interrupted_run_may_end_earlier_and_is_tested(arguments, tmp_path, monkeypatch):
+    keep = Run._keep
+
+    def cut(run, metrics):
+        keep(run, metrics)
+        if run.progress.epoch == 2:
+            raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_keep", cut)
+        with pytest.raises(PowerCutError):
+            train(load_config(arguments("train.epochs=9", "train.save_every=1epoch")))
+    with pytest.raises(InputError, match=r"train.epochs=9 \(now 1\)"):
+        train(load_config(arguments("train.epochs=1", "train.save_every=1epoch")), resume=True)
+    assert train(load_config(arguments("train.epochs=2")), resume=True)["epochs"] == 2
+    train(load_config(arguments("train.epochs=2", "name=straight")))
+    assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "straight")
+
+
+@pytest.mark.parametrize("perfect", [False, True])
+def test_a_run_that_is_no_better_than_what_is_popular_says_so(arguments, monkeypatch, caplog, perfect):
+    def popular(task, split):
+        ranks = most_popular(task, split)
+        ranks[MOST_POPULAR][:] = 1 if perfect else 31
+        return ranks
+
+    monkeypatch.setattr("odmt.train.most_popular", popular)
+    train(load_config(arguments("train.epochs=1")))
+    assert ("recall@10 is no better than that of the most popular items" in caplog.text) == perfect
 
 
 def test_a_schedule_goes_on_where_it_was(arguments, tmp_path, monkeypatch):

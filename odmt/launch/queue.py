@@ -97,11 +97,13 @@ class TrialQueue:
             self.study.set_user_attr(DROPPED, sorted(others.union(self.study.user_attrs.get(DROPPED, []))))
 
     def enqueue(self, retry_failed: bool = False):
-        """Queue every trial that never was, and on request those that failed."""
+        """Queue every trial that never was, those that are to have more epochs now, and on request those that failed."""
         with self._alone():
             known = self.newest()
             for name, trial in self.trials.items():
-                if name not in known or (retry_failed and known[name].state == TrialState.FAIL):
+                state = known[name].state if name in known else None
+                again = (state == TrialState.FAIL and retry_failed) or (state == TrialState.COMPLETE and trial.is_to_go_on())
+                if state is None or again:
                     self.study.enqueue_trial(trial.point, user_attrs={"name": name})
 
     def claim(self) -> tuple[Trial, IO] | None:

@@ -42,7 +42,7 @@ def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None =
     options = _parser(config).parse_args(args)
     options.gpus = [gpu for names in options.gpus for gpu in names.split(",")]
     read_anew()
-    with report_mistakes():
+    with report_mistakes(interrupted="interrupted; the same command goes on"):
         base = load_config([config])
         try:
             base.check_processes(options.gpus_per_trial)
@@ -58,6 +58,8 @@ def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None =
             study = partial(SearchQueue, url, folder.name, space, *search)
         else:
             trials = grid_trials(config, grid, settings)
+            for trial in trials.values():
+                trial.check_begun(f"bring that back in {config}, or set another name= or runs= (--set name=NEW)")
             study = partial(TrialQueue, url, folder.name, trials)
         if options.dry_run or options.show:
             _refuse_changes(options)
@@ -129,9 +131,11 @@ def grid_trials(config: str, grid: Mapping[str, object], settings: Mapping[str, 
 
 
 def _grid_trial(trial: Trial) -> Trial:
-    """The trial under its shorter name where that was run before the grid had other values beside it."""
-    shorter = Trial(trial.configs, trial.overrides)
-    return shorter if shorter.name != trial.name and not trial.folder.exists() and shorter.is_begun() else trial
+    """The trial, under the name with which it was run before the grid had other values beside it, or when it still had."""
+    if trial.folder.exists():
+        return trial
+    others = [Trial(trial.configs, trial.overrides, varied) for varied in (frozenset(), frozenset(trial.point) - {SEED})]
+    return next((other for other in others if other.name != trial.name and other.is_begun()), trial)
 
 
 def run_queue(queue: TrialQueue, pool: TrialPool):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from odmt.config_files import flatten, in_yaml, load_config, name_with, valid_ke
 from odmt.errors import InputError
 from odmt.local_processes import OPTION
 from odmt.progress import read_history
-from odmt.run_folder import FREE_KEYS, RunFolder, reserve
+from odmt.run_folder import FREE_KEYS, RunFolder, in_words, reserve
 
 PLACES = FREE_KEYS | {"family", "data.dataset", "name"}  # keys that say what runs where, not what is tried
 
@@ -85,6 +86,24 @@ class Trial:
         except InputError:
             return False
         return (self.folder / "config.yaml").is_file()
+
+    def is_to_go_on(self) -> bool:
+        """Whether the folder holds the result of fewer epochs than are asked for now."""
+        with suppress(InputError):  # as `check_begun`
+            return (self.folder / "result.json").is_file() and RunFolder(self.config).result() is None
+        return False
+
+    def check_begun(self, remedy: str):
+        """Refuse a folder that holds a run of other settings, as after an edit of the files: its result is not this trial's.
+
+        Raises:
+            InputError: naming them, with the remedy. What cannot be read is the trial's own failure, once it is started.
+        """
+        differing = {}
+        with suppress(InputError):
+            differing = RunFolder(self.config).differing()
+        if differing:
+            raise InputError(f"{self.folder}: holds a run that was started with {in_words(differing)}; {remedy}")
 
     @property
     def args(self) -> list[str]:
