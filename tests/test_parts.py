@@ -28,9 +28,13 @@ def tree(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("project")
     for folder in ("odmt", "configs", "tests"):
         shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
-    for file, added in {"sequential/models/parts.py": "\n" + BACKBONE + TOWER, "graph/hosts.py": HOST}.items():
-        with (place / "odmt" / file).open("a") as part:
-            part.write(added)
+    imports, backbone = BACKBONE.split("\n\n\n", 1)
+    parts = place / "odmt/sequential/models/parts.py"
+    before = parts.read_text()
+    first = before.index("\nfrom ")
+    parts.write_text(f"{before[:first]}\n{imports}\n{before[first:]}\n\n{backbone}{TOWER}")
+    with (place / "odmt/graph/hosts.py").open("a") as hosts:
+        hosts.write(HOST)
     return place
 
 
@@ -39,6 +43,11 @@ def run(tree: Path, *args: str) -> str:
     done = subprocess.run([sys.executable, *args], cwd=tree, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_they_pass_the_linter(tree):
+    rules = ["--isolated", "--no-cache", "--select", "E402,F"]
+    run(tree, "-m", "ruff", "check", *rules, "odmt/sequential/models/parts.py", "odmt/graph/hosts.py")
 
 
 def test_the_help_and_the_reports_have_them(tree):
