@@ -18,7 +18,7 @@ from odmt.report.measurements import Measurement, measure
 from odmt.report.odmt_paper import table4_notes
 from odmt.report.page import Page
 from odmt.report.papers import load_reports
-from odmt.report.provenance import gaps
+from odmt.report.provenance import COMPARED, footer, gaps, num_users
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
 from odmt.report.tables import groups_as_text, metric_table, side_by_side
@@ -45,14 +45,14 @@ def cells_of(target: str, request: Request):
     return [cell for dataset in request.datasets for cell in expand(REPORTS[target], dataset, request)]
 
 
-def finish(trial, valid: float, test: float, groups: dict | None = None):
-    """Put a finished run in a trial's folder."""
+def finish(trial, valid: float, test: float, groups: dict | None = None, **noted):
+    """Put a finished run in a trial's folder, of an earlier version but for what else is noted."""
     folder = RunFolder(trial.config)
     folder.open(overwrite=True, provenance={})
     folder.close()
     metrics = [f"{name}@{k}" for name in ("recall", "ndcg") for k in (10, 20)]
     test = {f"fused/{metric}": test for metric in metrics}
-    folder.write_result({"valid": {"fused/recall@10": valid}, "test": test, "test_groups": groups or {}})
+    folder.write_result({"valid": {"fused/recall@10": valid}, "test": test, "test_groups": groups or {}, **noted})
 
 
 @pytest.mark.parametrize("target", ["table2", "table3", "table4"])
@@ -171,8 +171,9 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     cells = cells_of("table2", request)
     for trial, recall in zip(candidates(cells[0], request), (0.1, 0.2, 0.3)):
         finish(trial, 0.5, recall)
+    popular = {"test": {"most popular/recall@10": 0.9}}  # better than the models, and never bold
     for trial in candidates(cells[1], request)[:2]:
-        finish(trial, 0.5, 0.5)
+        finish(trial, 0.5, 0.5, most_popular=popular, test_users=1234)
     measurements = [measure(cell, request) for cell in cells]
     table = metric_table(REPORTS["table2"], measurements)
     line = table[(table["key"] == "gru4rec") & (table["metric"] == "recall@10")].set_index("origin")
@@ -186,7 +187,11 @@ def test_seeds_give_mean_and_standard_deviation(request_of):
     text = side_by_side(table).set_index("")
     assert text.loc["GRU4Rec", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.0535", "0.2000 ± 0.1000"]
     assert text.loc["ODMT", ["recall@10 paper", "recall@10 measured"]].tolist() == ["0.1127", "–"]
-    assert gaps(measurements, 3)[-1] == "Of 3 seeds, fewer are finished: SASRec (arts) 2."
+    assert text.loc["SASRec", "recall@10 measured"] == "**0.5000 ± 0.0000**"
+    assert text.index[-1] == "most popular"
+    assert text.loc["most popular"].tolist() == ["–", "0.9000", *["–"] * 6]
+    assert num_users(measurements) == ["arts: 1,234 test users."]
+    assert gaps(measurements, request, {})[-1] == "Of 3 seeds, fewer are finished: SASRec (arts) 2."
 
 
 def test_popularity_groups_of_several_seeds(request_of):
@@ -227,6 +232,8 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not():
 
 def test_a_page_in_latex_escapes_what_latex_would_read():
     page = Page("Table 2: everything", [("a_b", pd.DataFrame({"": ["α = 10"], "x": ["1 ± 2"], "y": ["-0.5"]}))], ["50 % of a_b"])
+    assert "\\caption{Everything, a\\_b (after Table 2 of the paper).}" in page.latex()
+    page.quoted = ["a_b"]
     text = page.latex()
     assert "\\caption{Everything, a\\_b (Table 2 of the paper).}" in text
     assert "$-$0.5" in text
@@ -290,7 +297,17 @@ def check_numbers(request: Request):
     assert set(curve["key"]) == {"text:dnn"}
     assert curve["epoch"].max() == 3
     page = (request.reports / "table2.md").read_text()
-    for said in ("Commit: ", "Machine: CPU", "Encoders: random numbers", "Seeds: 1.", f"{table['odmt', 'recall@10']:.4f}"):
+    assert "\n| most popular " in page
+    assert "Settings: the defaults, train.epochs=3, " in page, "no file in configs/ is of this dataset"
+    for said in (
+        "ring: 12 test users.",
+        COMPARED,
+        "Commit: ",
+        "Machine: CPU",
+        "Encoders: random numbers",
+        "Seeds: 1.",
+        f"{table['odmt', 'recall@10']:.4f}",
+    ):
         assert said in page
     assert "paper" not in (request.reports / "table3.md").read_text()
 
@@ -300,6 +317,10 @@ def test_a_failing_trial_leaves_a_gap(few_rows, request_of, capsys):
     write_ring(request.data / "ring", 12, 7)
     assert reproduce("figure7", request) == 1
     assert "not finite" in capsys.readouterr().err
+    page = (request.reports / "figure7.md").read_text()
+    assert "Gaps, failed now, for reasons that were printed: ODMT, 2 layers (ring)." in page
+    assert "not run yet" not in page
+    assert reproduce("figure7", replace(request, render_only=True)) == 0
     assert "Gaps, not run yet: ODMT, 2 layers (ring)." in (request.reports / "figure7.md").read_text()
     assert Path(request.reports / "figure7.png").stat().st_size > 1000
 
@@ -308,7 +329,9 @@ def test_table_4_says_what_stands_still(request_of):
     request = request_of("arts", "stream")
     cells = cells_of("table4", request)
     finish(candidates(cells[0], request)[0], 0.5, 0.5)
-    assert table4_notes([measure(cell, request) for cell in cells]) == ["On arts, T is varied at α = 20 and α at T = 0.3."]
+    measurements = [measure(cell, request) for cell in cells]
+    assert table4_notes(measurements) == ["On arts, T is varied at α = 20 and α at T = 0.3."]
+    assert footer(measurements, request)[-1].startswith("Settings: those of configs/arts.yaml, model.dim=8, ")
 
 
 def test_reports_are_one_page_too(few_rows, request_of, tmp_path):

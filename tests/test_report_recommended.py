@@ -58,7 +58,7 @@ def test_the_table_by_popularity_takes_the_runs_of_the_other(request_of, monkeyp
     assert reproduce("recommended", request) == 0
     assert reproduce("recommended_by_popularity", replace(request, render_only=True)) == 0
     table = pd.read_csv(request.reports / "recommended.csv")
-    assert set(table["label"]) == {"SASRec", "recommended"}
+    assert set(table["label"]) == {"SASRec", "recommended", "most popular"}
     assert table["value"].notna().all()
     assert len(pd.read_csv(request.reports / "recommended_differences.csv")) == 2
     groups = pd.read_csv(request.reports / "recommended_by_popularity.csv")

@@ -101,7 +101,7 @@ def _legend(axes: Axes):
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     else:
-        axes.text(0.5, 0.5, "not run yet", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center")
 
 
 def _lookup(table: pd.DataFrame) -> Callable[[str], tuple[float, float]]:

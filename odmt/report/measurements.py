@@ -13,6 +13,7 @@ from odmt.launch.trials import Trial
 from odmt.metrics import per_user
 from odmt.report.expansion import Cell, chosen, result_of
 from odmt.report.request import Request
+from odmt.train import MOST_POPULAR
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,20 @@ def _by_user(metric: str, saved: dict[str, torch.Tensor]) -> np.ndarray:
 def _offsets(saved: dict[str, torch.Tensor]) -> np.ndarray:
     """Where users begin; earlier versions saved no offsets: one target a user."""
     return saved["test/offsets"].numpy() if "test/offsets" in saved else np.arange(len(saved["test/target"]) + 1)
+
+
+def most_popular(result: dict, split: str) -> dict[str, float]:
+    """A split's metrics by name, if everybody is recommended the most popular items; earlier versions noted none."""
+    noted = result.get("most_popular", {}).get(split, {})
+    return {name.removeprefix(f"{MOST_POPULAR}/"): value for name, value in noted.items()}
+
+
+def results_by_dataset(measurements: Sequence[Measurement]) -> dict[str, list[dict]]:
+    """All results of finished runs by dataset."""
+    found: dict[str, list[dict]] = {}
+    for measurement in measurements:
+        found.setdefault(measurement.cell.dataset, []).extend(measurement.results)
+    return found
 
 
 def measure(cell: Cell, request: Request) -> Measurement:

@@ -1,6 +1,7 @@
 """A report as files: Markdown and LaTeX for readers, CSV for programs."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,14 @@ class Page:
         sections: headings and tables whose cells are text.
         lines: what stands below.
         picture: file name of a figure, where there is one.
+        quoted: the datasets, or headings, where numbers of the paper stand: there the table is the paper's.
     """
 
     title: str
     sections: list[tuple[str, pd.DataFrame]]
     lines: list[str]
     picture: str | None = None
+    quoted: Collection[str] = ()
 
     def markdown(self) -> str:
         """The page in Markdown."""
@@ -55,9 +58,8 @@ class Page:
         number = OF_A_PAPER.match(self.title)
         name = self.title[number.end() :] if number else self.title
         name = name[0].upper() + name[1:]
-        origin = f" ({number[1]} of the paper)" if number else ""
         tables = [
-            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name}, {heading}{origin}')}.}}\n"
+            f"\\begin{{table}}\n\\centering\n\\caption{{{_escape(f'{name}, {heading}{self._origin(number, heading)}')}.}}\n"
             f"{FITTING}{{%\n{_tabulate(table, 'latex_booktabs')}}}\n\\end{{table}}"
             for heading, table in self.sections
         ]
@@ -65,6 +67,12 @@ class Page:
         text = "\n\n".join([*tables, f"{{\\footnotesize\\noindent\\raggedright\n{lines}\\par}}"]) + "\n"
         text = BOLD.sub(r"\\textbf{\1}", re.sub(r"(?<![\w$-])-(?=\d)", "$-$", text))
         return text.replace("α", "$\\alpha$").replace("±", "$\\pm$").replace(GAP, "--")
+
+    def _origin(self, number: re.Match | None, heading: str) -> str:
+        """Which table of the paper a section's is, or is made after."""
+        if number is None:
+            return ""
+        return f" ({'' if heading.partition(':')[0] in self.quoted else 'after '}{number[1]} of the paper)"
 
     def write(self, folder: Path, numbers: dict[str, pd.DataFrame]):
         """Write the page and its numbers, tables by file name of which the first is the page's too."""

@@ -1,15 +1,20 @@
 """Where the numbers of a report come from: the lines that stand below it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
+from pathlib import Path
 
 from odmt.errors import InputError
 from odmt.files import read_json
 from odmt.launch.trials import Trial
 from odmt.metrics import chosen_by
-from odmt.report.expansion import Cell
-from odmt.report.measurements import Measurement
+from odmt.report.expansion import Cell, candidates, dataset_file
+from odmt.report.measurements import Measurement, results_by_dataset
 from odmt.report.request import Request
+from odmt.significance import METHOD
+
+COMPARED = f"{METHOD}; of the means over seeds."
+UNFINISHED = {"failed": "failed now, for reasons that were printed", "taken": "another process trains them"}  # by `Outcome.state`
 
 
 def footer(measurements: list[Measurement], request: Request) -> list[str]:
@@ -17,7 +22,7 @@ def footer(measurements: list[Measurement], request: Request) -> list[str]:
     trials = [trial for measurement in measurements for trial in measurement.trials]
     written = f"Written {date.today()}"
     if not trials:
-        return [f"{written}; nothing has been measured yet."]
+        return [f"{written}; nothing has been measured."]
     days = sorted(datetime.fromtimestamp((trial.folder / "result.json").stat().st_mtime).date() for trial in trials)
     starts = [(trial, start) for trial in trials for start in _starts(trial)]
     return [
@@ -30,6 +35,15 @@ def footer(measurements: list[Measurement], request: Request) -> list[str]:
     ]
 
 
+def num_users(measurements: list[Measurement]) -> list[str]:
+    """Say how many users every dataset's metrics are means over; earlier versions' results do not tell."""
+    found = {
+        dataset: [f"{result['test_users']:,}" for result in results if "test_users" in result]
+        for dataset, results in results_by_dataset(measurements).items()
+    }
+    return [f"{dataset}: {_several(numbers)} test users." for dataset, numbers in found.items() if numbers]
+
+
 def chosen_on_test(measurements: list[Measurement]) -> list[str]:
     """Say aloud which rows were chosen on the test set."""
     found = [m for m in measurements if m.selection.startswith("test/")]
@@ -39,11 +53,20 @@ def chosen_on_test(measurements: list[Measurement]) -> list[str]:
     return [f"CHOSEN ON THE TEST SET, by {_several(chosen_by(m.selection) for m in found)}: {rows}."]
 
 
-def gaps(measurements: list[Measurement], num_seeds: int) -> list[str]:
-    """Say which models show gaps, and why, and which are means of fewer seeds than were asked for."""
+def gaps(measurements: list[Measurement], request: Request, unfinished: Mapping[Path, str]) -> list[str]:
+    """Say which models show gaps, and why, and which are means of fewer seeds than were asked for.
+
+    Args:
+        measurements: of a report.
+        request: what was asked for.
+        unfinished: what became of trials that have no result although they were to be run now: their states by folder.
+    """
+    num_seeds = len(request.seeds)
     by_reason: dict[str, list[str]] = {}
     for cell in (measurement.cell for measurement in measurements if not measurement):
-        by_reason.setdefault(cell.refusal or "not run yet", []).append(f"{cell.row.label} ({cell.dataset})")
+        states = {unfinished[trial.folder] for trial in candidates(cell, request) if trial.folder in unfinished}
+        reasons = [reason for state, reason in UNFINISHED.items() if state in states]
+        by_reason.setdefault(cell.refusal or " or ".join(reasons) or "not run yet", []).append(f"{cell.row.label} ({cell.dataset})")
     lines = [f"Gaps, {reason}: {'; '.join(names)}." for reason, names in by_reason.items()]
     fewer = [(found.cell, len(found.trials)) for found in measurements if found and len(found.trials) < num_seeds]
     if fewer:
@@ -54,7 +77,9 @@ def gaps(measurements: list[Measurement], num_seeds: int) -> list[str]:
 
 def _settings(measurements: list[Measurement], request: Request) -> str:
     epochs = [f"train.epochs={request.epochs}"] if request.epochs else []
-    settings = ", ".join(["those of the dataset's file in configs/", *epochs, *request.overrides])
+    files = {dataset_file(trial.config.data.dataset, trial.family) for m in measurements for trial in m.trials[:1]}
+    origins = sorted(f"those of configs/{file.name}" if file else "the defaults" for file in files)
+    settings = ", ".join([*origins, *epochs, *request.overrides])
     if not request.search:
         return settings
     choices = _several(chosen_by(m.selection) for m in measurements if m)

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from odmt.report.expansion import Cell, candidates, check_data, chosen, expand, 
 from odmt.report.measurements import Measurement, measure
 from odmt.report.page import Page, check_replaced
 from odmt.report.papers import load_reports
-from odmt.report.provenance import chosen_on_test, footer, gaps, searched
+from odmt.report.provenance import COMPARED, chosen_on_test, footer, gaps, num_users, searched
 from odmt.report.request import Request, check_search
 from odmt.report.rows import Report
 from odmt.report.web_page import Chapter, write_reports
@@ -84,12 +84,12 @@ def reproduce(name: str, request: Request) -> int:
         check_replaced(request.reports, key, report.title)
     if page:
         check_page(page)
-    failures = 0 if request.render_only else train_missing(plan, request)
-    chapters = [write(key, reports[key], [measure(cell, request) for cell in cells], request) for key, cells in plan.items()]
+    left = {} if request.render_only else train_missing(plan, request)
+    chapters = [write(key, reports[key], [measure(cell, request) for cell in cells], request, left) for key, cells in plan.items()]
     if page:
         write_reports(chapters, request, page)
         log.info("page: %s", page)
-    return failures
+    return len(left)
 
 
 def count(plan: Plan, request: Request) -> str:
@@ -111,8 +111,8 @@ def count(plan: Plan, request: Request) -> str:
     return f"{table}\nand {len(models) * (len(request.seeds) - 1)} trials with the other seeds, where the search leads"
 
 
-def train_missing(plan: Plan, request: Request) -> int:
-    """Run the trials that are not finished, those of a search first; returns how many failed."""
+def train_missing(plan: Plan, request: Request) -> dict[Path, str]:
+    """Run the trials that are not finished, those of a search first; returns the states of those that still are not, by folder."""
     check_gpus(request.gpus)
     cells = [cell for cells in plan.values() for cell in cells]
     if any(_makes(dataset, request) for dataset in request.datasets):
@@ -120,10 +120,10 @@ def train_missing(plan: Plan, request: Request) -> int:
 
         demo.prepare(request.data / "demo")
     check_data(cells, request)
-    failures = _run(distinct(trial for cell in cells for trial in candidates(cell, request)), request)
+    left = _run(distinct(trial for cell in cells for trial in candidates(cell, request)), request)
     if request.search and len(request.seeds) > 1:
-        failures += _run(distinct(trial for cell in cells for trial in chosen(cell, request)), request)
-    return failures
+        left |= _run(distinct(trial for cell in cells for trial in chosen(cell, request)), request)
+    return left
 
 
 def _makes(dataset: str, request: Request) -> bool:
@@ -131,12 +131,12 @@ def _makes(dataset: str, request: Request) -> bool:
     return dataset == "demo" and not (request.data / "demo").exists()
 
 
-def write(name: str, report: Report, measurements: list[Measurement], request: Request) -> Chapter:
-    """Write the files of a table or figure, and print it; returns what a page shows of it."""
+def write(name: str, report: Report, measurements: list[Measurement], request: Request, left: Mapping[Path, str]) -> Chapter:
+    """Write the files of a table or figure, and print it; returns what a page shows of it. `left`: as `train_missing` gives it."""
     if report.count is not None:
         page, numbers = _counted(name, report, request)
     else:
-        page, numbers = _measured(name, report, measurements, request)
+        page, numbers = _measured(name, report, measurements, request, left)
     page.write(request.reports, numbers)
     if report.painters:  # after the page, by which a report's files are known
         figures.save(figures.draw(report.painters, numbers[name], request.datasets), request.reports / name)
@@ -150,19 +150,24 @@ def _counted(name: str, report: Report, request: Request) -> tuple[Page, dict[st
     """The page and the numbers of what is counted and not trained."""
     counts = tables.count_table(report, request.datasets, request.data)
     lines = [f"Written {date.today()}; counted in {request.data}, as the models see the datasets."]
-    return Page(report.title, [("users, items and interactions", tables.side_by_side(counts))], lines), {name: counts}
+    heading = "users, items and interactions"
+    quoted = [heading] if "paper" in set(counts["origin"]) else []
+    return Page(report.title, [(heading, tables.side_by_side(counts))], lines, quoted=quoted), {name: counts}
 
 
-def _measured(name: str, report: Report, measurements: list[Measurement], request: Request) -> tuple[Page, dict[str, pd.DataFrame]]:
+def _measured(
+    name: str, report: Report, measurements: list[Measurement], request: Request, left: Mapping[Path, str]
+) -> tuple[Page, dict[str, pd.DataFrame]]:
     """The page and the numbers of what is trained."""
     notes = report.notes(measurements) if report.notes else []
-    below = [*chosen_on_test(measurements), *notes, *footer(measurements, request), *gaps(measurements, len(request.seeds))]
     metrics = tables.metric_table(report, measurements)
     numbers = {name: metrics}
-    page = Page(report.title, _sections(metrics, lambda table: tables.side_by_side(table, report.quoted_as)), below)
+    sections = _sections(metrics, lambda table: tables.side_by_side(table, report.quoted_as))
+    page = Page(report.title, sections, [], quoted=set(metrics["dataset"][metrics["origin"] == "paper"]))
     if report.comparisons:
         numbers[f"{name}_differences"] = differences = tables.difference_table(report, measurements)
         page.sections += _sections(differences, lambda table: tables.differences_as_text(table, report.quoted_as), ": differences")
+        notes = [*notes, COMPARED] if len(differences) else notes
     if request.search:
         page.sections += _sections(metrics, tables.settings_as_text, ": settings")
     if report.numbers:
@@ -171,6 +176,8 @@ def _measured(name: str, report: Report, measurements: list[Measurement], reques
         page.sections = _sections(numbers[name], report.as_text)
     if report.painters:
         page.picture = f"{name}.png"
+    page.lines += [*chosen_on_test(measurements), *num_users(measurements), *notes, *footer(measurements, request)]
+    page.lines += gaps(measurements, request, left)
     return page, numbers
 
 
@@ -179,17 +186,18 @@ def distinct(trials: Iterable[Trial]) -> list[Trial]:
     return list({trial.folder: trial for trial in trials}.values())
 
 
-def _run(trials: list[Trial], request: Request) -> int:
+def _run(trials: list[Trial], request: Request) -> dict[Path, str]:
     if not trials:  # of what is counted
-        return 0
+        return {}
     left = []
     with tqdm(run_trials(trials, _places(request)), "trials", len(trials)) as outcomes:
         for outcome in outcomes:
             if outcome.state != "finished":
-                left.append(outcome.trial)
+                left.append(outcome)
                 reason = outcome.message or "another process trains it"
                 tqdm.write(f"{outcome.trial.folder} {outcome.state}: {reason}", file=sys.stderr)
-    return sum(result_of(trial) is None for trial in left)  # one that another process trained may be finished by now
+    # One that another process trained may be finished by now.
+    return {outcome.trial.folder: outcome.state for outcome in left if result_of(outcome.trial) is None}
 
 
 def _places(request: Request) -> list[str]:

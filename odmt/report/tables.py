@@ -11,18 +11,20 @@ import numpy as np
 import pandas as pd
 
 from odmt.errors import InputError
-from odmt.report.measurements import Measurement
+from odmt.report.measurements import Measurement, most_popular, results_by_dataset
 from odmt.report.page import GAP, bold
 from odmt.report.rows import Report
 from odmt.significance import compare
+from odmt.train import MOST_POPULAR
 
 FORMATS = {"users": ",.0f", "items": ",.0f", "interactions": ",.0f", "avg_user_length": ".3f", "density": ".6f"}
+METRICS = ("dataset", "key", "label", "origin", "metric", "value", "std", "seeds", "selection", "settings")
 DIFFERENCES = ("dataset", "key", "label", "reference", "metric", "mean", "low", "high", "p", "relative", "paper_relative")
 
 
 def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Test metrics: dataset, key, label, origin (paper | measured), metric, value, std, seeds, selection, settings."""
-    measured = pd.DataFrame(
+    """Test metrics: dataset, key, label, origin (paper | measured | baseline), metric, value, std, seeds, selection, settings."""
+    lines = [
         {
             **_names(measurement),
             "origin": "measured",
@@ -35,15 +37,29 @@ def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.Data
         }
         for measurement in measurements
         for metric in report.metrics
-    )
+    ]
+    measured = pd.DataFrame(lines, columns=METRICS)
     if measured.empty:
         return measured
     measured = measured.astype({"seeds": "Int64"})  # whole numbers, and nothing where nothing is measured
-    if report.quoted is None:
-        return measured
-    labels = measured[["dataset", "key", "label"]].drop_duplicates()
-    paper = report.quoted().assign(origin="paper").merge(labels)
-    return pd.concat([measured, paper]).reindex(columns=measured.columns)
+    parts = [measured]
+    if report.quoted is not None:
+        labels = measured[["dataset", "key", "label"]].drop_duplicates()
+        parts.append(report.quoted().assign(origin="paper").merge(labels))
+    if baselines := _baselines(report, measurements):
+        parts.append(pd.DataFrame(baselines))
+    return pd.concat(parts).reindex(columns=METRICS)
+
+
+def _baselines(report: Report, measurements: Sequence[Measurement]) -> list[dict]:
+    """Lines of the most popular items, by which all models of a dataset are judged."""
+    names = {"key": "most_popular", "label": MOST_POPULAR, "origin": "baseline"}
+    return [
+        {"dataset": dataset, **names, "metric": metric, "value": value}
+        for dataset, results in results_by_dataset(measurements).items()
+        for metric, value in next(filter(None, (most_popular(result, "test") for result in results)), {}).items()
+        if metric in report.metrics
+    ]
 
 
 def count_table(report: Report, datasets: Sequence[str], root: Path) -> pd.DataFrame:
@@ -125,9 +141,9 @@ def group_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 def side_by_side(table: pd.DataFrame, quoted_as: str = "paper") -> pd.DataFrame:
     """A metric table of one dataset, or a count table, as text: a row a label, a column for every metric and origin.
 
-    "measured" stands over a column only where the paper's stands beside it. The best measured value is bold.
+    "measured" stands over a column only where the paper's stands beside it. The best measured value of a model is bold.
     """
-    numbers = table.set_index(["label", "metric", "origin"])
+    numbers = table.replace({"origin": {"baseline": "measured"}}).set_index(["label", "metric", "origin"])
     labels = list(table["label"].unique())
     columns: dict[str, Sequence[str]] = {"": labels}
     for metric in table["metric"].unique():
@@ -137,7 +153,8 @@ def side_by_side(table: pd.DataFrame, quoted_as: str = "paper") -> pd.DataFrame:
         if "measured" in origins:
             best = _best(table, metric)
             heading = f"{metric} measured" if "paper" in origins else metric
-            columns[heading] = [_number(numbers, (label, metric, "measured"), best) for label in labels]
+            texts = {label: _number(numbers, (label, metric, "measured")) for label in labels}
+            columns[heading] = [bold(text) if label in best else text for label, text in texts.items()]
     return pd.DataFrame(columns)
 
 
@@ -188,17 +205,17 @@ def _percent(share: float) -> str:
     return GAP if np.isnan(share) else f"{100 * share:+.1f} %"
 
 
-def _best(table: pd.DataFrame, metric: str) -> float:
-    """The best measured value of a metric of models; not a number where there is nothing to choose from."""
-    values = table["value"][(table["metric"] == metric) & (table["origin"] == "measured")].dropna()
-    return float(values.max()) if len(values) > 1 and metric not in FORMATS else np.nan
+def _best(table: pd.DataFrame, metric: str) -> set[str]:
+    """The labels of the models whose measured metric is the best; none where there is nothing to choose from."""
+    found = table[(table["metric"] == metric) & (table["origin"] == "measured")].dropna(subset="value")
+    best = found["label"][found["value"] == found["value"].max()]
+    return set(best) if len(found) > 1 and metric not in FORMATS else set()
 
 
-def _number(numbers: pd.DataFrame, place: tuple[str, str, str], best: float = np.nan) -> str:
+def _number(numbers: pd.DataFrame, place: tuple[str, str, str]) -> str:
     if place not in numbers.index:
         return GAP
     value, std = np.asarray(numbers.loc[place, ["value", "std"]], float)
     if np.isnan(value):
         return GAP
-    text = format(value, FORMATS.get(place[1], ".4f")) + ("" if np.isnan(std) else f" ± {std:.4f}")
-    return bold(text) if value == best else text
+    return format(value, FORMATS.get(place[1], ".4f")) + ("" if np.isnan(std) else f" ± {std:.4f}")
