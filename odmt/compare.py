@@ -15,7 +15,7 @@ from odmt.errors import InputError
 from odmt.features.labels import read_labels
 from odmt.metrics import describe_groups, per_user, popularity_groups
 from odmt.recommend import Recommendations, load_run
-from odmt.significance import Difference, compare
+from odmt.significance import METHOD, Difference, compare
 
 MOST_CATEGORIES = 12  # that are shown: those with the most held-out items
 LENGTH_GROUPS = 4
@@ -114,7 +114,12 @@ class Comparison:
         groups = popularity_groups(counts)
         columns = np.array([self.contenders[0].run.catalogue.columns[item] for item in self.targets])
         words = describe_groups(groups, counts)
-        return self._of_items(groups[columns], lambda group: words[str(group)])
+        ends = {1: ", least popular", groups.max(): ", most popular"}
+
+        def say(group: int) -> str:  # the ends of two groups may be the same: they are of as many items
+            return f"fifth {group} of the items{ends.get(group, '')}: {words[str(group)]}" if group else words["0"]
+
+        return self._of_items(groups[columns], say)
 
     def by_category(self) -> pd.DataFrame | None:
         """Recall of the held-out items by category, the largest ones; None where the dataset has no labels.tsv."""
@@ -157,7 +162,7 @@ class Comparison:
         """All tables by their headings."""
         found = {
             "Test metrics": self.metrics(),
-            "Differences of the fused score, 95 % interval over users": self.differences(),
+            f"Differences of the fused score; {METHOD}": self.differences(),
             f"Users who have a held-out item among the first {self.k}": self.served(),
             f"Share of held-out items among the first {self.k}, by popularity": self.by_popularity(),
             f"recall@{self.k} by length of history": self.by_length(),
@@ -185,15 +190,12 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
         raise InputError("one run cannot be compared: name two or more")
     if k < 1:
         raise InputError(f"{k} items a list: take 1 or more")
+    for folder in folders:
+        _check_finished(Path(folder))
     runs = [load_run(folder, device, data_root) for folder in folders]
     users, targets, offsets = [], [], np.zeros(1, np.int64)
     contenders: list[Contender] = []
     for run, name in zip(runs, _names(runs)):
-        if not (ranks := run.test_ranks()):
-            raise InputError(
-                f"{run.folder}: no ranks of the test, so the run is not finished; "
-                f"python -m odmt.train {run.folder}/config.yaml --resume"
-            )
         held_out, first_item = run.task.held_out("test"), run.task.first_item
         own = {
             user: [run.item_ids[column - first_item] for column in held_out.items[slice(*held_out.offsets[number : number + 2])]]
@@ -210,8 +212,17 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
             for number, user in enumerate(users)
             for item in targets[offsets[number] : offsets[number + 1]]
         ]
-        contenders.append(Contender(name, run, {source: of_source[places] for source, of_source in ranks.items()}))
+        contenders.append(Contender(name, run, {source: of_source[places] for source, of_source in run.test_ranks().items()}))
     return Comparison(contenders, users, targets, offsets, k)
+
+
+def _check_finished(folder: Path):
+    """Refuse a run that has not been tested, before it is read; what is no run is told by who reads it."""
+    missing = [name for name in ("result.json", "ranks.safetensors") if not (folder / name).is_file()]
+    if missing and (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: no {missing[0]}, so the run is not finished; python -m odmt.train {folder}/config.yaml --resume"
+        )
 
 
 def _check_same(

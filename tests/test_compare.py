@@ -74,6 +74,9 @@ def test_groups_add_up(comparison):
         assert table[count].sum() == 30
         for name, of in hits.items():
             assert (table[name] * table[count]).sum() == pytest.approx(of.sum())
+    popularity = comparison.by_popularity()["held-out items"].tolist()
+    assert len(set(popularity)) == len(popularity)
+    assert popularity[-1].startswith("fifth 5 of the items, most popular: seen ")
     assert comparison.by_category()["held-out items"].tolist() == ["kind 0", "kind 1", "kind 2"]
     correlation = comparison.correlation().set_index("")
     np.testing.assert_allclose(np.diag(correlation), 1)
@@ -96,6 +99,16 @@ def test_the_command_writes_a_page(runs, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "Users served by " in text
     assert "✓ hit" in text
+
+
+def test_an_unfinished_run_ends_in_the_error_alone(runs, tmp_path):
+    unfinished = tmp_path / "begun"
+    shutil.copytree(runs["dnn"], unfinished, ignore=shutil.ignore_patterns("result.json"))
+    call = [sys.executable, str(ROOT / "scripts/compare.py"), str(runs["dnn"]), str(unfinished)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    remedy = f"python -m odmt.train {unfinished}/config.yaml --resume"
+    assert done.returncode == 2
+    assert done.stderr == f"error: {unfinished}: no result.json, so the run is not finished; {remedy}\n"
 
 
 def test_runs_of_one_name_are_called_by_as_much_of_their_folders_as_tells_them_apart(runs, tmp_path):

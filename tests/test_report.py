@@ -340,12 +340,13 @@ def test_reports_are_one_page_too(few_rows, request_of, tmp_path):
     write_ring(request.data / "ring", 12, 7)
     assert reproduce("figure7", request) == 0
     text = page.read_text(encoding="utf-8")
-    assert "<figure><svg" in text
+    assert '<figure tabindex="0"><svg' in text, "it can be scrolled by keys"
     assert "ODMT, 2 layers" in text
     assert re.search(r"<text[^>]*>[^<]*recall@10", text), "a figure's words can be selected"
     assert text.count("<summary>settings</summary>") == 1, "the run that was chosen"
     assert "Search: ODMT, 2 layers on ring: valid/fused/recall@10" in text
     assert len(re.findall('class="shade[1-5]"', text)) == 2
+    assert re.search(r"<text[^>]*>most popular</text>", text), "the curve of a run has the line that its own picture has"
     assert "epoch 1/1" in text, "the end of the log"
     assert "&#34;python&#34;" in text, "versions and machine"
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", text.replace('xmlns:xlink="http', ""))

@@ -14,9 +14,10 @@ from odmt.launch.trials import Trial
 from odmt.pages.rendering import BOLD, table_cells, write_page
 from odmt.report.expansion import candidates, result_of
 from odmt.report.figures import save_svg
-from odmt.report.measurements import Measurement
+from odmt.report.measurements import Measurement, most_popular
 from odmt.report.page import Page
 from odmt.report.request import Request
+from odmt.train import MOST_POPULAR
 from odmt.training_curve import training_curve
 
 LOG_LINES = 30  # of the end of train.log
@@ -41,14 +42,15 @@ class Chapter:
 
 def write_reports(chapters: Sequence[Chapter], request: Request, path: Path):
     """Write the page of some reports."""
-    runs = {trial.folder: trial for chapter in chapters for of in chapter.measurements for trial in of.trials}
+    measured = [of for chapter in chapters for of in chapter.measurements]
+    runs = {trial.folder: (trial, result) for of in measured for trial, result in zip(of.trials, of.results)}
     names = ", ".join(chapter.name for chapter in chapters)
     write_page(
         path,
         "report.html",
         title=f"{names}: {', '.join(request.datasets)}" if len(chapters) == 1 else f"Reports: {', '.join(request.datasets)}",
         chapters=[_chapter(chapter, request) for chapter in chapters],
-        runs=[_run(trial) for trial in list(runs.values())[:MOST_RUNS]],
+        runs=[_run(trial, result) for trial, result in list(runs.values())[:MOST_RUNS]],
         left_out=max(0, len(runs) - MOST_RUNS),
     )
 
@@ -96,18 +98,25 @@ def _search(measurement: Measurement, request: Request) -> dict | None:
     return {"name": name, "key": last, "columns": columns, "rows": grid}
 
 
-def _run(trial: Trial) -> dict:
+def _run(trial: Trial, result: dict) -> dict:
     folder, config = trial.folder, trial.config
     made = json.loads(_text(folder / "environment.json") or "{}")
     log = _text(folder / "train.log").splitlines()[-LOG_LINES:]
     history = trial.history()
     return {
         "name": f"{config.data.dataset}/{config.name}",
-        "curve": svg(training_curve(history, config.selection)) if history else "",
+        "curve": svg(training_curve(history, config.selection, _baseline(config.selection, result))) if history else "",
         "settings": "\n".join(f"{key}: {json.dumps(value)}" for key, value in flatten(config)),
         "environment": json.dumps({key: value for key, value in made.items() if key != "before"}, indent=2),
         "log": "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", line) for line in log),
     }
+
+
+def _baseline(selection: str, result: dict) -> dict[str, float]:
+    """What `training_curve` draws beside the metric of selection: that of the most popular items, where it was noted."""
+    split, _, metric = selection.split("/")
+    noted = most_popular(result, split)
+    return {MOST_POPULAR: noted[metric]} if metric in noted else {}
 
 
 def _text(path: Path) -> str:
