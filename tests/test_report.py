@@ -325,6 +325,20 @@ def test_a_failing_trial_leaves_a_gap(few_rows, request_of, capsys):
     assert Path(request.reports / "figure7.png").stat().st_size > 1000
 
 
+def test_runs_of_other_settings_stop_it_before_anything_is_trained(request_of):
+    request = request_of("ring")
+    write_ring(request.data / "ring", 12, 7)
+    cells = cells_of("table2", request)
+    (trial,) = candidates(cells[-1], request)
+    finish(trial, 0.5, 0.5)
+    check_data(cells, request)
+    config = trial.folder / "config.yaml"
+    config.write_text(config.read_text().replace("min_seq_len: 5", "min_seq_len: 4"))  # as the dataset's file had it then
+    told = r"odmt\S*: holds a run that was started with data.min_seq_len=4 \(now 5\); .* another --runs"
+    with pytest.raises(InputError, match=told):
+        check_data(cells, request)
+
+
 def test_table_4_says_what_stands_still(request_of):
     request = request_of("arts", "stream")
     cells = cells_of("table4", request)

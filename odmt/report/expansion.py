@@ -131,14 +131,16 @@ def dataset_contents(folder: Path) -> set[str]:
 
 
 def check_data(cells: list[Cell], request: Request):
-    """Refuse to begin where a dataset or features that a cell needs are missing.
+    """Refuse to begin where a dataset or features that a cell needs are missing, or a trial's folder holds a run of other settings.
 
     Raises:
-        InputError: with the command that makes them.
+        InputError: with the command that makes them, or what differs.
     """
     for cell in cells:
-        folder = request.data / cell.dataset
-        for config in [trial.config for trial in candidates(cell, request)[:1]]:
+        folder, trials = request.data / cell.dataset, candidates(cell, request)
+        for trial in trials:
+            trial.check_begun("bring that back in the dataset's file, or give these settings another --runs folder")
+        for config in [trial.config for trial in trials[:1]]:
             if not any((folder / table).is_file() for table in config.tables):
                 raise no_dataset(folder)
             for source in config.needs:
