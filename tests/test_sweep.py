@@ -33,7 +33,7 @@ from odmt.launch.pool import TrialPool, run_trials
 from odmt.launch.queue import TrialQueue
 from odmt.launch.sweep import grid_trials, launch
 from odmt.launch.table import summary
-from odmt.launch.trials import Trial, read_anew
+from odmt.launch.trials import Trial, check_begun, read_anew
 from odmt.run_folder import reserve
 from odmt.train import train
 
@@ -191,6 +191,26 @@ def test_a_file_that_was_edited_after_its_trials_ran_is_told_of(place, capsys):
         assert end.value.code == 2
         told = "error: runs/ring/odmt: holds a run that was started with model.dim=8 (now 4); bring that back in ring.yaml, or set"
         assert capsys.readouterr().err.startswith(told)
+
+
+def test_one_folder_of_other_settings_is_that_trials_failure(place):
+    """Though it was finished before: its result is not shown as the trial's."""
+    queue = open_queue({"train.lr": [0.01, 0.1]})
+    for _ in range(2):
+        trial, lock = queue.claim()
+        lock.close()
+        queue.finish(trial.name, train(trial.config))
+    config = trial.folder / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 1", "seed: 7"))
+    trials = grid_trials("ring.yaml", {"train.lr": [0.01, 0.1]}, {})
+    check_begun(trials.values(), "")
+    again = open_queue({"train.lr": [0.01, 0.1]})
+    claimed, lock = again.claim()
+    lock.close()
+    assert claimed.name == trial.name
+    (outcome,) = run_trials([claimed])
+    assert outcome.state == "failed"
+    assert "was started with train.seed=7 (now 1)" in outcome.message
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,13 @@ class TrialQueue:
             self.study.set_user_attr(DROPPED, sorted(others.union(self.study.user_attrs.get(DROPPED, []))))
 
     def enqueue(self, retry_failed: bool = False):
-        """Queue every trial that never was, those that are to have more epochs now, and on request those that failed."""
+        """Queue every trial that never was, those whose result is not that of their settings now, and on request what failed."""
         with self._alone():
             known = self.newest()
             for name, trial in self.trials.items():
                 state = known[name].state if name in known else None
-                again = (state == TrialState.FAIL and retry_failed) or (state == TrialState.COMPLETE and trial.is_to_go_on())
-                if state is None or again:
+                stale = state == TrialState.COMPLETE and (trial.is_to_go_on() or trial.differing())
+                if state is None or stale or (state == TrialState.FAIL and retry_failed):
                     self.study.enqueue_trial(trial.point, user_attrs={"name": name})
 
     def claim(self) -> tuple[Trial, IO] | None:

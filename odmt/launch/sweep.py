@@ -23,7 +23,7 @@ from odmt.launch.queue import TrialQueue
 from odmt.launch.search import PRUNERS, SearchQueue
 from odmt.launch.space import SEED, Range, SearchSpace, grid_values
 from odmt.launch.table import summary
-from odmt.launch.trials import Trial, read_anew
+from odmt.launch.trials import Trial, check_begun, read_anew
 from odmt.metrics import chosen_by
 
 NUM_TRIALS, PRUNER = 40, "hyperband"  # of a search
@@ -58,8 +58,7 @@ def launch(config: str, grid: Mapping[str, object], args: Sequence[str] | None =
             study = partial(SearchQueue, url, folder.name, space, *search)
         else:
             trials = grid_trials(config, grid, settings)
-            for trial in trials.values():
-                trial.check_begun(f"bring that back in {config}, or set another name= or runs= (--set name=NEW)")
+            check_begun(trials.values(), f"bring that back in {config}, or set another name= or runs= (--set name=NEW)")
             study = partial(TrialQueue, url, folder.name, trials)
         if options.dry_run or options.show:
             _refuse_changes(options)

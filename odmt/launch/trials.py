@@ -1,7 +1,7 @@
 """What a trial is: configuration files, values on top of them, and the name and folder that follow from both."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,21 +89,15 @@ class Trial:
 
     def is_to_go_on(self) -> bool:
         """Whether the folder holds the result of fewer epochs than are asked for now."""
-        with suppress(InputError):  # as `check_begun`
+        with suppress(InputError):  # what cannot be read is the trial's own failure, once it is started
             return (self.folder / "result.json").is_file() and RunFolder(self.config).result() is None
         return False
 
-    def check_begun(self, remedy: str):
-        """Refuse a folder that holds a run of other settings, as after an edit of the files: its result is not this trial's.
-
-        Raises:
-            InputError: naming them, with the remedy. What cannot be read is the trial's own failure, once it is started.
-        """
-        differing = {}
-        with suppress(InputError):
-            differing = RunFolder(self.config).differing()
-        if differing:
-            raise InputError(f"{self.folder}: holds a run that was started with {in_words(differing)}; {remedy}")
+    def differing(self) -> str:
+        """The settings with which the run in the folder was started and that are others now, as after an edit of a file."""
+        with suppress(InputError):  # as `is_to_go_on`
+            return in_words(RunFolder(self.config).differing())
+        return ""
 
     @property
     def args(self) -> list[str]:
@@ -145,6 +139,20 @@ class Trial:
 
     def _place(self, key: str) -> str:
         return str(self.overrides.get(key, _settings(self.configs)[key]))
+
+
+def check_begun(trials: Iterable[Trial], remedy: str):
+    """Refuse trials whose folders all hold runs of other settings, as after an edit of a file: those results are not theirs.
+
+    One among others is its own failure, once it is started.
+
+    Raises:
+        InputError: naming what differs, with the remedy.
+    """
+    begun = [trial for trial in trials if (trial.folder / "config.yaml").is_file()]
+    differing = [trial.differing() for trial in begun]
+    if differing and all(differing):
+        raise InputError(f"{begun[0].folder}: holds a run that was started with {differing[0]}; {remedy}")
 
 
 def read_anew():

@@ -14,7 +14,7 @@ from odmt.config_files import load_config, parse_override
 from odmt.errors import InputError
 from odmt.features.dataset import no_dataset
 from odmt.features.labels import COMMAND
-from odmt.launch.trials import Trial
+from odmt.launch.trials import Trial, check_begun
 from odmt.report.request import Request, grid_values
 from odmt.report.rows import Axis, Report, Row, axis
 
@@ -131,16 +131,16 @@ def dataset_contents(folder: Path) -> set[str]:
 
 
 def check_data(cells: list[Cell], request: Request):
-    """Refuse to begin where a dataset or features that a cell needs are missing, or a trial's folder holds a run of other settings.
+    """Refuse to begin where a dataset or features that a cell needs are missing, or where the trials' runs had other settings.
 
     Raises:
         InputError: with the command that makes them, or what differs.
     """
+    trials = [trial for cell in cells for trial in candidates(cell, request)]
+    check_begun(trials, "bring that back in the dataset's file, or give these settings another --runs folder")
     for cell in cells:
-        folder, trials = request.data / cell.dataset, candidates(cell, request)
-        for trial in trials:
-            trial.check_begun("bring that back in the dataset's file, or give these settings another --runs folder")
-        for config in [trial.config for trial in trials[:1]]:
+        folder = request.data / cell.dataset
+        for config in [trial.config for trial in candidates(cell, request)[:1]]:
             if not any((folder / table).is_file() for table in config.tables):
                 raise no_dataset(folder)
             for source in config.needs:
