@@ -133,7 +133,7 @@ def save_config(config: RunConfig, path: Path):
 def is_saved(config: RunConfig, path: Path) -> bool:
     """Whether `save_config` wrote this very configuration there: to compare texts is a tenth of the work of reading them."""
     with reading(path):
-        return path.read_bytes() == _as_yaml(config).encode()
+        return path.is_file() and path.read_bytes() == _as_yaml(config).encode()
 
 
 def _as_yaml(config: RunConfig) -> str:

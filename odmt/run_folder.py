@@ -48,6 +48,13 @@ def in_words(differing: Mapping[str, tuple]) -> str:
     return ", ".join(f"{key}={before} (now {now})" for key, (before, now) in differing.items())
 
 
+def num_epochs(folder: Path) -> int:
+    """How many epochs a run has noted so far."""
+    with suppress(OSError):  # none yet
+        return (folder / METRICS).read_bytes().count(b"\n")
+    return 0
+
+
 def reserve(folder: Path, name: str = "lock") -> IO | None:
     """Make a run's folder and hold a file of it until that is closed here and wherever it is inherited; None: somebody holds it.
 
@@ -154,7 +161,7 @@ class RunFolder:
         return result
 
     def _started_with(self) -> RunConfig:
-        return load_config([str(self.path / CONFIG)])
+        return self.config if is_saved(self.config, self.path / CONFIG) else load_config([str(self.path / CONFIG)])
 
     def check(self, resume: bool, overwrite: bool):
         """Refuse to mix two runs; but a run may be continued for more epochs, or for fewer that it has not trained yet.
@@ -190,18 +197,12 @@ class RunFolder:
         Raises:
             InputError: what it was started with cannot be read.
         """
-        if not (self.path / CONFIG).is_file() or is_saved(self.config, self.path / CONFIG):
+        if not (self.path / CONFIG).is_file():
             return {}
         before, now = dict(flatten(self._started_with())), dict(flatten(self.config))
-        to_come = now["train.decay"] == "none" and now["train.epochs"] >= self._num_epochs()  # with a decay all steps change
+        to_come = now["train.decay"] == "none" and now["train.epochs"] >= num_epochs(self.path)  # with a decay all steps change
         free = FREE_KEYS | ({"train.epochs"} if to_come else set())
         return {key: (before.get(key), now[key]) for key in now if before.get(key) != now[key] and key not in free}
-
-    def _num_epochs(self) -> int:
-        """How many epochs the run has noted."""
-        with suppress(OSError):
-            return (self.path / METRICS).read_bytes().count(b"\n")
-        return 0
 
     def another_name(self) -> str:
         """The remedy: the name that a grid would give to what is asked for; where it is what the folder holds, a free number's."""

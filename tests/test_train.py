@@ -19,6 +19,7 @@ from power_cuts import Disk, write
 from waiting import ENDLESS, end_after, num_epochs, wait_until
 
 from odmt.checkpoint import load_metadata, load_tensors, save_tensors
+from odmt.config import RunConfig
 from odmt.config_files import load_config
 from odmt.distributed import World
 from odmt.errors import InputError
@@ -288,7 +289,8 @@ def test_a_finished_run_goes_on_to_more_epochs(arguments, tmp_path):
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "longer")
 
 
-def test_an_interrupted_run_may_end_earlier_and_is_tested(arguments, tmp_path, monkeypatch):
+def train_two_epochs_of(config: RunConfig, monkeypatch):
+    """Stop a run once its second epoch has been kept."""
     keep = Run._keep
 
     def cut(run, metrics):
@@ -299,7 +301,11 @@ def test_an_interrupted_run_may_end_earlier_and_is_tested(arguments, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_keep", cut)
         with pytest.raises(PowerCutError):
-            train(load_config(arguments("train.epochs=9", "train.save_every=1epoch")))
+            train(config)
+
+
+def test_an_interrupted_run_may_end_earlier_and_is_tested(arguments, tmp_path, monkeypatch):
+    train_two_epochs_of(load_config(arguments("train.epochs=9", "train.save_every=1epoch")), monkeypatch)
     with pytest.raises(InputError, match=r"train.epochs=9 \(now 1\)"):
         train(load_config(arguments("train.epochs=1", "train.save_every=1epoch")), resume=True)
     assert train(load_config(arguments("train.epochs=2")), resume=True)["epochs"] == 2
@@ -323,17 +329,7 @@ def test_a_schedule_goes_on_where_it_was(arguments, tmp_path, monkeypatch):
     schedule = ("train.epochs=4", "train.warm_up_epochs=1.5", "train.decay=cosine")
     train(load_config(arguments(*schedule)))
     stopped = load_config(arguments(*schedule, "name=stopped"))
-    keep = Run._keep
-
-    def cut(run, metrics):
-        keep(run, metrics)
-        if run.progress.epoch == 2:
-            raise PowerCutError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_keep", cut)
-        with pytest.raises(PowerCutError):
-            train(stopped)
+    train_two_epochs_of(stopped, monkeypatch)
     train(stopped, resume=True)
     assert_same_run(tmp_path / "ring" / "run", tmp_path / "ring" / "stopped")
 

@@ -23,6 +23,7 @@ from odmt.cores import num_cores
 from odmt.errors import InputError
 from odmt.files import writing
 from odmt.launch.trials import Trial
+from odmt.run_folder import num_epochs
 
 GRACE_SECONDS = 40  # from SIGTERM to SIGKILL; one of several processes gives these 30
 TAIL_LINES = 20
@@ -71,10 +72,7 @@ class RunningTrial:
     @property
     def progress(self) -> str:
         """How far it is."""
-        epochs = 0
-        with suppress(OSError):  # not there yet
-            epochs = (self.trial.folder / "metrics.jsonl").read_bytes().count(b"\n")
-        return f"{self.trial.name}: {epochs} epochs"
+        return f"{self.trial.name}: {num_epochs(self.trial.folder)} epochs"
 
     def outcome(self) -> Outcome:
         """What the ended process left behind."""

@@ -136,11 +136,14 @@ def check_data(cells: list[Cell], request: Request):
     Raises:
         InputError: with the command that makes them, or what differs.
     """
-    trials = [trial for cell in cells for trial in candidates(cell, request)]
-    check_begun(trials, "bring that back in the dataset's file, or give these settings another --runs folder")
-    for cell in cells:
+    found = [(cell, candidates(cell, request)) for cell in cells]
+    check_begun(
+        [trial for _, trials in found for trial in trials],
+        "bring that back in the dataset's file, or give these settings another --runs folder",
+    )
+    for cell, trials in found:
         folder = request.data / cell.dataset
-        for config in [trial.config for trial in candidates(cell, request)[:1]]:
+        for config in [trial.config for trial in trials[:1]]:
             if not any((folder / table).is_file() for table in config.tables):
                 raise no_dataset(folder)
             for source in config.needs:
