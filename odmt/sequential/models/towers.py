@@ -143,9 +143,10 @@ class MoEAdaptor(nn.Module):
             scale = nn.functional.softplus(features @ self.noise) + 1e-2
             logits = logits + torch.randn_like(logits) * scale
         gates = logits.softmax(-1)
-        whitened = self.dropout(features[:, None].expand(-1, len(self.shift), -1)) - self.shift  # [V, E, W]
-        # sum over experts e of g_e W_e (x - b_e)
-        return torch.einsum("ve,vew,edw->vd", gates, whitened, self.weight)
+        # sum over experts e of g_e W_e (x - b_e), the shift last: nothing as large as [E, V, W] but the dropped features.
+        dropped = self.dropout(features.expand(len(self.shift), -1, -1))
+        whitened = dropped @ self.weight.mT - torch.einsum("edw,ew->ed", self.weight, self.shift)[:, None]  # [E, V, D]
+        return torch.einsum("ve,evd->vd", gates, whitened)
 
 
 class ItemEncoder(nn.Module, ABC):
