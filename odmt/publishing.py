@@ -13,7 +13,7 @@ from odmt.errors import InputError
 from odmt.files import read_json, write_text
 from odmt.outputs import whole_folder
 from odmt.recommend import Recommendations, load_run
-from odmt.train import result_table
+from odmt.result import result_table
 
 CARD, WEIGHTS, RESULT = "README.md", "model.safetensors", "result.json"
 PARTS = (CARD, WEIGHTS, RESULT, "config.yaml", "config.json")

@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from tabulate import tabulate
 
 from odmt import remedies
 from odmt.checkpoint import load_metadata, load_tensors, load_training, put_weights, save_tensors
@@ -22,18 +20,17 @@ from odmt.config_files import config_help, load_config
 from odmt.cores import rank_and_size
 from odmt.distributed import World, in_main, open_world
 from odmt.local_processes import check_devices, has_to_start, run_in_processes, split_processes
-from odmt.metrics import chosen_by, describe_groups, popularity_groups, summarize, summarize_groups
+from odmt.metrics import chosen_by
 from odmt.progress import Progress, check_basis
-from odmt.ranking import Ranks, constant_blocks, rank_held_out
+from odmt.ranking import Ranks
+from odmt.result import MOST_POPULAR, result_table, summary, work_out_result
 from odmt.run_folder import RunFolder
 from odmt.saving import Saver
 from odmt.speed import in_words
-from odmt.task import Task
 from odmt.trainer import NonFiniteLossError, Trainer
 
 log = logging.getLogger("odmt.train")  # not __name__, which is __main__ when this is the command
 
-MOST_POPULAR = "most popular"  # the baseline's name among the sources
 REMEDIES = "try a larger train.lr, a smaller train.batch_size (more steps an epoch) or more train.epochs"
 TIES_WORTH_A_WORD = 1e-3  # share of held-out items with rivals of equal score
 
@@ -111,15 +108,10 @@ class Run:
         trained = time.perf_counter()
         scorer = self.task.scorer()
         ranks = {split: self.trainer.rank(split, scorer) for split in self._splits()}
-        metrics = {f"{split}/{name}": value for split in ranks for name, value in self.summarize(ranks[split]).items()}
+        metrics = {f"{split}/{name}": value for split in ranks for name, value in summary(self.config, ranks[split]).items()}
         self._remark_ties(ranks[next(iter(ranks))], epoch)
         seconds = {"train_seconds": trained - started, "valid_seconds": time.perf_counter() - trained}
         return {**{f"train/{name}": value for name, value in losses.items()}, **metrics, **seconds, **self.trainer.speed}
-
-    def summarize(self, ranks: Ranks) -> dict[str, float]:
-        """The configured metrics by source."""
-        settings = self.config.evaluation
-        return summarize(ranks, settings.cutoffs, settings.metrics, ranks.offsets)
 
     def _splits(self) -> list[Split]:
         """What is ranked after every epoch: the split that selects first."""
@@ -186,34 +178,16 @@ class Run:
         put_weights(self.trainer.model, weights, self.folder.best)
         scorer = self.task.scorer()
         ranks = self.trainer.rank("test", scorer)
-        held_out, counts = self.task.held_out("test"), self.task.train_counts()
-        groups, settings = popularity_groups(counts), self.config.evaluation
-        best = self.progress.history[self.progress.best_epoch - 1]
-        split, metric = self.config.selecting_split, self.config.selection.split("/")[2]
-        compared: list[Split] = [split, "test"]
-        popular_ranks = {name: most_popular(self.task, name) for name in dict.fromkeys(compared)}
-        popular = {name: self.summarize(of_split) for name, of_split in popular_ranks.items()}
-        both = {**ranks, **popular_ranks["test"]}
-        result = {
-            "best_epoch": self.progress.best_epoch,
-            "epochs": self.progress.epoch,
-            "seconds": sum(line["train_seconds"] + line["valid_seconds"] for line in self.progress.history),
-            "selection": self.config.selection,
-            "valid": {name.removeprefix("valid/"): value for name, value in best.items() if name.startswith("valid/")},
-            "test": self.summarize(ranks),
-            "test_users": int((np.diff(held_out.offsets) > 0).sum()),
-            "most_popular": popular,
-            "test_groups": summarize_groups(both, groups[held_out.items], settings.cutoffs, settings.metrics, ranks.offsets),
-            "groups": describe_groups(groups, counts),
-        }
-        if published := self.task.published(scorer, "test"):
-            result["published"] = published
+        result = work_out_result(self.task, scorer, ranks, self.progress)
+        split, _, metric = self.config.selection.split("/")
+        popular = result["most_popular"]
 
         def write():
             from odmt.training_curve import draw_training_curve  # with Matplotlib, which nothing before the end of a run needs
 
             tensors = {f"test/{source}": torch.from_numpy(rank) for source, rank in ranks.items()}
-            tensors |= {"test/target": torch.from_numpy(held_out.items), "test/offsets": torch.from_numpy(held_out.offsets)}
+            tensors["test/target"] = torch.from_numpy(self.task.held_out("test").items)
+            tensors["test/offsets"] = torch.from_numpy(ranks.offsets)
             save_tensors(self.folder.ranks, tensors, {"best_epoch": self.progress.best_epoch})
             baseline = popular[split][f"{MOST_POPULAR}/{metric}"]
             draw_training_curve(self.folder.curve, self.progress.history, self.config.selection, {MOST_POPULAR: baseline})
@@ -225,15 +199,6 @@ class Run:
 
         in_main(write, self.world)
         return result
-
-
-def most_popular(task: Task, split: Split) -> Ranks:
-    """Rank the held-out items as if everybody were recommended what occurs most often in training."""
-    scores = task.train_counts().astype(np.float32)
-    scores[: task.first_item] = -np.inf
-    held_out = task.held_out(split)
-    blocks = constant_blocks(MOST_POPULAR, torch.from_numpy(scores), len(held_out.offsets) - 1, task.world)
-    return rank_held_out(blocks, held_out, lambda users: task.seen(users, split), task.world)
 
 
 def train(config: RunConfig, resume: bool = False, overwrite: bool = False, build: Callable | None = None) -> dict:
@@ -290,16 +255,6 @@ def _shown_epochs(world: World) -> Iterator[None]:
         logger.removeHandler(shown)
         if quiet:
             logger.setLevel(logging.NOTSET)
-
-
-def result_table(result: dict) -> str:
-    """The test metrics of a result by source (rows) as a Markdown table, those of the most popular items last."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in {**result["test"], **result.get("most_popular", {}).get("test", {})}.items():
-        source, metric = name.split("/")
-        rows.setdefault(source, {})[metric] = value
-    lines = [{"": source, **metrics} for source, metrics in rows.items()]
-    return tabulate(lines, headers="keys", tablefmt="pipe", floatfmt=".4f")
 
 
 def main(args: list[str]) -> int:

@@ -21,7 +21,7 @@ from odmt.report.papers import load_reports
 from odmt.report.provenance import COMPARED, footer, gaps, num_users
 from odmt.report.reproduce import distinct, main, reproduce
 from odmt.report.request import Request
-from odmt.report.tables import groups_as_text, metric_table, side_by_side
+from odmt.report.tables import group_table, groups_as_text, metric_table, side_by_side
 from odmt.run_folder import RunFolder
 from odmt.significance import compare
 
@@ -198,9 +198,14 @@ def test_popularity_groups_of_several_seeds(request_of):
     request = request_of("arts", seeds=[1, 2])
     cell = cells_of("figure4", request)[0]
     for trial, recall in zip(candidates(cell, request), (0.1, 0.3)):
-        finish(trial, 0.5, 0.5, {"0": {"users": 7, "fused/recall@10": recall}})
-    assert measure(cell, request).groups() == {0: {"users": 7, "meaning": "", "recall@10": pytest.approx(0.2)}}
+        finish(trial, 0.5, 0.5, {"0": {"users": 7, "fused/recall@10": recall, "most popular/recall@10": 0.05}})
+    measured = measure(cell, request)
+    assert measured.groups() == {0: {"users": 7, "meaning": "", "recall@10": pytest.approx(0.2)}}
     assert Measurement(cell, [], []).groups() == {}
+    table = group_table([measured]).set_index("label")["value"]
+    assert table.to_dict() == {cell.row.label: pytest.approx(0.2), "most popular": pytest.approx(0.05)}
+    del measured.results[0]["test_groups"]["0"]["most popular/recall@10"]  # a run of an earlier version
+    assert list(group_table([measured])["label"]) == [cell.row.label]
 
 
 def test_groups_are_columns():

@@ -27,10 +27,11 @@ from odmt.features.header import Header, Record
 from odmt.features.writer import FeatureWriter
 from odmt.metrics import summarize
 from odmt.recommend import load_run
+from odmt.result import MOST_POPULAR, most_popular
 from odmt.run_folder import RunFolder
 from odmt.sequential.interactions import Interactions
 from odmt.sequential.task import build_model, remarks
-from odmt.train import MOST_POPULAR, Run, main, most_popular, train
+from odmt.train import Run, main, train
 from odmt.trainer import NonFiniteLossError, Trainer
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -320,7 +321,7 @@ def test_a_run_that_is_no_better_than_what_is_popular_says_so(arguments, monkeyp
         ranks[MOST_POPULAR][:] = 1 if perfect else 31
         return ranks
 
-    monkeypatch.setattr("odmt.train.most_popular", popular)
+    monkeypatch.setattr("odmt.result.most_popular", popular)
     train(load_config(arguments("train.epochs=1")))
     assert ("recall@10 is no better than that of the most popular items" in caplog.text) == perfect
 

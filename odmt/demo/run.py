@@ -11,7 +11,8 @@ from odmt.demo.dataset import add_labels, make_demo
 from odmt.families import DEFAULT, config_class, family_names
 from odmt.features.extraction import extract_features
 from odmt.metrics import chosen_by
-from odmt.train import result_table, train
+from odmt.result import result_table
+from odmt.train import train
 
 NEW_ITEMS = "recall@10 of new items"
 

@@ -13,7 +13,7 @@ from odmt.launch.trials import Trial
 from odmt.metrics import per_user
 from odmt.report.expansion import Cell, chosen, result_of
 from odmt.report.request import Request
-from odmt.train import MOST_POPULAR
+from odmt.result import MOST_POPULAR
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,22 @@ class Measurement:
         """The settings that a search chose, by key."""
         return {key: self.trials[0].overrides[key] for key in self.cell.points[0]} if self else {}
 
-    def groups(self) -> dict[int, dict]:
-        """By popularity group of the target (Figure 4): its `users`, its `meaning` and the mean over seeds of its `recall@10`."""
+    def groups(self, source: str = "fused") -> dict[int, dict]:
+        """By popularity group of the target (Figure 4): its `users`, its `meaning` and the mean over seeds of its `recall@10`.
+
+        Args:
+            source: whose; `MOST_POPULAR`, which earlier versions did not note, is there too.
+        """
         groups = [result["test_groups"] for result in self.results]
         meanings = self.results[0].get("groups", {}) if self else {}
         return {
             int(group): {
                 "users": first["users"],
                 "meaning": meanings.get(group, ""),
-                "recall@10": float(np.mean([by[group]["fused/recall@10"] for by in groups])),
+                "recall@10": float(np.mean([by[group][f"{source}/recall@10"] for by in groups])),
             }
             for group, first in (groups[0] if self else {}).items()
+            if all(f"{source}/recall@10" in by[group] for by in groups)
         }
 
     def curve(self, metric: str) -> np.ndarray:

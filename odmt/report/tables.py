@@ -14,11 +14,12 @@ from odmt.errors import InputError
 from odmt.report.measurements import Measurement, most_popular, results_by_dataset
 from odmt.report.page import GAP, bold
 from odmt.report.rows import Report
+from odmt.result import MOST_POPULAR
 from odmt.significance import compare
-from odmt.train import MOST_POPULAR
 
 FORMATS = {"users": ",.0f", "items": ",.0f", "interactions": ",.0f", "avg_user_length": ".3f", "density": ".6f"}
 METRICS = ("dataset", "key", "label", "origin", "metric", "value", "std", "seeds", "selection", "settings")
+POPULAR_ROW = {"key": "most_popular", "label": MOST_POPULAR}
 DIFFERENCES = ("dataset", "key", "label", "reference", "metric", "mean", "low", "high", "p", "relative", "paper_relative")
 
 
@@ -53,9 +54,8 @@ def metric_table(report: Report, measurements: Sequence[Measurement]) -> pd.Data
 
 def _baselines(report: Report, measurements: Sequence[Measurement]) -> list[dict]:
     """Lines of the most popular items, by which all models of a dataset are judged."""
-    names = {"key": "most_popular", "label": MOST_POPULAR, "origin": "baseline"}
     return [
-        {"dataset": dataset, **names, "metric": metric, "value": value}
+        {"dataset": dataset, **POPULAR_ROW, "origin": "baseline", "metric": metric, "value": value}
         for dataset, results in results_by_dataset(measurements).items()
         for metric, value in next(filter(None, (most_popular(result, "test") for result in results)), {}).items()
         if metric in report.metrics
@@ -127,12 +127,15 @@ def curve_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 
 def group_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """Test recall@10 by popularity group of the target."""
+    """Test recall@10 by popularity group of the target, and that of the most popular items for everybody."""
+    by_names = [(_names(measurement), measurement.groups()) for measurement in measurements]
+    noted = {m.cell.dataset: groups for m in measurements if (groups := m.groups(MOST_POPULAR))}
+    by_names += [({"dataset": dataset, **POPULAR_ROW}, groups) for dataset, groups in noted.items()]
     return pd.DataFrame(
         [
-            {**_names(measurement), "group": group, "metric": "recall@10", "value": line["recall@10"], **line}
-            for measurement in measurements
-            for group, line in measurement.groups().items()
+            {**names, "group": group, "metric": "recall@10", "value": line["recall@10"], **line}
+            for names, groups in by_names
+            for group, line in groups.items()
         ],
         columns=["dataset", "key", "label", "group", "users", "meaning", "metric", "value"],
     )

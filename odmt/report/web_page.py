@@ -17,7 +17,7 @@ from odmt.report.figures import save_svg
 from odmt.report.measurements import Measurement, most_popular
 from odmt.report.page import Page
 from odmt.report.request import Request
-from odmt.train import MOST_POPULAR
+from odmt.result import MOST_POPULAR
 from odmt.training_curve import training_curve
 
 LOG_LINES = 30  # of the end of train.log
