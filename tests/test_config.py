@@ -223,6 +223,7 @@ def test_flatten_has_every_field():
         ({"item_encoder": "dnn"}, False),
         ({"item_encoder": "moe", "dropout": 0.0}, True),  # its gate is noisy
         ({"item_encoder": "moe", "sources": ["id"]}, False),
+        ({"item_encoder": "dnn", "fusion": "sum", "id_dropout": 0.5}, True),
     ],
 )
 def test_noisy_items(settings, noisy):

@@ -37,6 +37,7 @@ CHANGES = {
     "model.id_encoder": Change("embedding", ("model.item_encoder=dnn",)),
     "model.id_init": Change("image"),
     "model.id_visible_to_modalities": Change("true"),
+    "model.id_dropout": Change("0.5", ("model.fusion=sum",)),
     "model.fusion": Change("late"),
     "model.ensemble": Change("2", ("model.fusion=sum",)),
     "model.backbone": Change("gru4rec"),

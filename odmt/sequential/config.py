@@ -63,6 +63,8 @@ class ModelConfig:
         id_encoder: `projected` (a table as wide as the features, projected to D, then a head) or `embedding` (a table of width D).
         id_init: what the projected ID table starts from; `concat` is the image and the text feature side by side. Default: mean.
         id_visible_to_modalities: let text and image tokens attend to the ID token (Table 3, w/o ID mask). Default: false.
+        id_dropout: of the occurrences of items in training, the share whose ID vector is hidden, so that content learns to stand
+            alone: for items that few have had, and new ones. With `fusion` early or sum, and a modality beside the ID.
         fusion: `separate` (a backbone and a loss per source, ODMT), `late` (a loss on the mean of the scores), `early` (one
             backbone on the mean of the item vectors), `sum` (on their sum, UniSRec), `fdsa` (an ID and a feature stack).
         ensemble: so many models side by side that begin at other weights, each with a loss of its own; their scores are averaged.
@@ -80,6 +82,7 @@ class ModelConfig:
     id_encoder: Literal["projected", "embedding"] = "projected"
     id_init: Literal["random", "mean", "image", "text", "concat"] | None = None
     id_visible_to_modalities: bool | None = None
+    id_dropout: float = 0.0
     fusion: Literal["separate", "late", "early", "sum", "fdsa"] = "separate"
     ensemble: int = 1
     backbone: Literal[*BACKBONES] = "sasrec"  # type: ignore[valid-type]  # the names of a table, which are known at run time
@@ -127,6 +130,12 @@ class ModelConfig:
             "model.ensemble",
             f"needs items of one vector: model.fusion=early or sum, not {self.fusion}",
         )
+        require(0 <= self.id_dropout < 1, "model.id_dropout", f"{self.id_dropout} is not in [0, 1)")
+        require(
+            self.id_dropout == 0 or (self.fusion in ("early", "sum") and has_id and bool(modalities)),
+            "model.id_dropout",
+            "needs items of one vector (model.fusion=early or sum) of which id and text or image in model.sources are parts",
+        )
         if self.fusion == "fdsa":
             require(has_id and bool(modalities), "model.fusion", "fdsa needs id and text or image in model.sources")
 
@@ -143,7 +152,7 @@ class ModelConfig:
     @property
     def noisy_items(self) -> bool:
         """Whether an item's vector is another one every time that it is encoded in training."""
-        return bool(self.needs) and self._encoder.is_stochastic(self.dropout)
+        return bool(self.needs) and (self.id_dropout > 0 or self._encoder.is_stochastic(self.dropout))
 
     @property
     def _encoder(self) -> ItemEncoderPart:

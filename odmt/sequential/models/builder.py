@@ -13,7 +13,7 @@ from odmt.sequential.models.ensemble import ItemEnsemble, member_names
 from odmt.sequential.models.parts import BACKBONES, ITEM_ENCODERS, Ingredients
 from odmt.sequential.models.recommender import FDSA, Recommender, SourceBackbones
 from odmt.sequential.models.sgfd import SgfdSource
-from odmt.sequential.models.towers import EarlyFusion
+from odmt.sequential.models.towers import EarlyFusion, HiddenId
 
 RANDOM_ID_WIDTH = 768  # width of a projected ID table where no feature gives it one
 
@@ -47,6 +47,8 @@ def _item_encoder(
     initial = initial_id_table(config, num_items, widths, cls) if projected else None
     of_sources: dict[str, int] = {source: widths[source] for source in config.sources if source != "id"}
     encoder = ITEM_ENCODERS[config.item_encoder].make(Ingredients(config, num_items, of_sources, initial, sgfd))
+    if config.id_dropout:
+        encoder = HiddenId(encoder, config.id_dropout)
     if config.fusion in ("early", "sum"):
         return EarlyFusion(encoder, mean=config.fusion == "early")
     return encoder

@@ -185,6 +185,39 @@ class PerSource(nn.Module):
         return {source: tower(items.of(source), source) for source, tower in self.towers.items() if source != "id"}
 
 
+class HiddenId(ItemEncoder):
+    """An encoder whose ID vectors are hidden at random in training, so that content learns to stand alone.
+
+    Items that few have had gain by it, and new ones, which have no ID (DropoutNet, Volkovs et al. 2017).
+
+    Args:
+        encoder: gives vectors by source, the ID's among them, one an occurrence of an item.
+        share: of the ID vectors that are zeros; the others stay as they are.
+    """
+
+    def __init__(self, encoder: nn.Module, share: float):
+        super().__init__()
+        self.encoder = encoder
+        self.share = share
+
+    def forward(self, items: Items) -> dict[str, Tensor]:
+        """Encode M items; returns [V, D] by source."""
+        by_source = self.encoder(items)
+        if not self.training:
+            return by_source
+        ids = by_source["id"]
+        shown = torch.rand(len(ids), 1, device=ids.device) >= self.share
+        return {**by_source, "id": ids * shown}
+
+    def encode_new(self, items: Items) -> dict[str, Tensor]:
+        """As the encoder does."""
+        return encode_new(self.encoder, items)
+
+    def losses(self, items: Items) -> dict[str, Tensor]:
+        """Those of the encoder."""
+        return losses_of(self.encoder, items)
+
+
 class EarlyFusion(ItemEncoder):
     """The mean of an item's vectors (SASRec+EF), or their sum (UniSRec), as its one vector."""
 
