@@ -15,7 +15,8 @@ WITHOUT = tuple(
         ("dnn", "DNNs for adaptors", ("model.item_encoder=dnn",)),
         ("early", "the mean of the vectors", ("model.fusion=early",)),
         ("steps", "steps of one size", ("train.decay=none",)),
-        ("no_id", "without IDs", ("model.sources=[text,image]",)),
+        ("shown", "no ID hidden", ("model.id_dropout=0",)),
+        ("no_id", "without IDs", ("model.sources=[text,image]", "model.id_dropout=0")),
     )
 )
 ROWS = (*TABLE_2, RECOMMENDED, *WITHOUT)
