@@ -219,6 +219,8 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
 def _check_finished(folder: Path):
     """Refuse a run that has not been tested, before it is read; what is no run is told by who reads it."""
     missing = [name for name in ("result.json", "ranks.safetensors") if not (folder / name).is_file()]
+    if missing == ["ranks.safetensors"] and (folder / "README.md").is_file():  # as `scripts/publish.py` writes it
+        raise InputError(f"{folder}: a published folder has no test ranks of the users; compare the run that it was made of")
     if missing and (folder / "config.yaml").is_file():
         raise InputError(
             f"{folder}: no {missing[0]}, so the run is not finished; python -m odmt.train {folder}/config.yaml --resume"

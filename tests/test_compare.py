@@ -13,6 +13,7 @@ from ring_dataset import write_ring
 from odmt.compare import load_comparison
 from odmt.config_files import load_config
 from odmt.errors import InputError
+from odmt.publishing import publish
 from odmt.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,12 @@ def test_an_unfinished_run_ends_in_the_error_alone(runs, tmp_path):
     remedy = f"python -m odmt.train {unfinished}/config.yaml --resume"
     assert done.returncode == 2
     assert done.stderr == f"error: {unfinished}: no result.json, so the run is not finished; {remedy}\n"
+
+
+def test_a_published_folder_is_told_from_an_unfinished_run(runs, tmp_path):
+    publish(runs["dnn"], tmp_path / "published")
+    with pytest.raises(InputError, match="published: a published folder has no test ranks of the users"):
+        load_comparison([runs["dnn"], tmp_path / "published"])
 
 
 def test_runs_of_one_name_are_called_by_as_much_of_their_folders_as_tells_them_apart(runs, tmp_path):
