@@ -14,6 +14,7 @@ from scipy import stats
 from odmt.errors import InputError
 from odmt.features.labels import read_labels
 from odmt.metrics import describe_groups, per_user, popularity_groups
+from odmt.publishing import CARD
 from odmt.recommend import Recommendations, load_run
 from odmt.significance import METHOD, Difference, compare
 
@@ -219,7 +220,7 @@ def load_comparison(folders: Sequence[Path], k: int = 10, device: str = "auto", 
 def _check_finished(folder: Path):
     """Refuse a run that has not been tested, before it is read; what is no run is told by who reads it."""
     missing = [name for name in ("result.json", "ranks.safetensors") if not (folder / name).is_file()]
-    if missing == ["ranks.safetensors"] and (folder / "README.md").is_file():  # as `scripts/publish.py` writes it
+    if missing == ["ranks.safetensors"] and (folder / CARD).is_file():
         raise InputError(f"{folder}: a published folder has no test ranks of the users; compare the run that it was made of")
     if missing and (folder / "config.yaml").is_file():
         raise InputError(
